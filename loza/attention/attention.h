@@ -1,0 +1,44 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "loza/attention/params.h"
+#include "loza/attention/pattern.h"
+
+// The room's door for code that has tensors. Picks an implementation by device, dtype and
+// size; checks shapes and throws std::logic_error (LOZA_CHECK) where a caller is wrong.
+namespace loza::attention {
+
+// Which rows of the packed tensors belong to which sequence. See ForwardParams.
+struct Sequences {
+  std::vector<std::int64_t> q_offsets;    // [B+1]
+  std::vector<std::int64_t> k_offsets;    // [B+1]
+  std::vector<std::int64_t> kept_prefix;  // [B] or empty
+  std::vector<std::int64_t> skipped;      // [B] or empty
+
+  // Queries and keys of whole documents: the same offsets for both.
+  static Sequences whole(std::vector<std::int64_t> offsets);
+  std::int64_t size() const { return static_cast<std::int64_t>(q_offsets.size()) - 1; }
+};
+
+// Attention of q [T, H, D] over k [S, G, D], v [S, G, V] under the pattern -> [T, H, V], in
+// q's dtype. Differentiable in q, k and v. On the CPU by loza's own kernels, on other
+// devices by torch operations (reference/torch_ops.h).
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const Sequences& sequences, const BlockPattern& pattern, double scale);
+
+// The same without gradients, with the lse [T, H] fp32.
+std::pair<at::Tensor, at::Tensor> attend_with_lse(const at::Tensor& q, const at::Tensor& k,
+                                                  const at::Tensor& v, const Sequences& sequences,
+                                                  const BlockPattern& pattern, double scale);
+
+// Decode: q [B * q_len, H, D] over pages -> [B * q_len, H, V]. No gradients. v_size is the
+// value size V (the view does not know it).
+at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t num_sequences,
+                        std::int64_t num_key_heads, std::int64_t v_size,
+                        const BlockPattern& pattern, double scale);
+
+}  // namespace loza::attention

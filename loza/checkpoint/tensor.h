@@ -1,0 +1,18 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "loza/checkpoint/checkpoint.h"
+
+// The room's door for code that has tensors.
+namespace loza {
+
+// A copy of the entry as a CPU tensor, converted to `dtype` if given (else the file's own).
+at::Tensor load_tensor(const TensorEntry& entry, std::optional<at::ScalarType> dtype = {});
+
+// An entry over a contiguous CPU tensor's memory; the tensor must outlive it.
+TensorEntry entry_of(const std::string& name, const at::Tensor& tensor);
+
+}  // namespace loza
