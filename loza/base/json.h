@@ -15,11 +15,35 @@ struct JsonLimits {
 };
 
 // Strict parse of hostile text: UTF-8 only, no duplicate names in an object, bounded
-// depth, nothing after the value. `place` begins the error's line.
-// Throws Error(kBadInput).
+// depth, nothing after the value. Time and memory grow linearly with the text.
+// `place` begins the error's line. Throws Error(kBadInput).
 Json parse_json(std::string_view text, const std::string& place, JsonLimits limits = {});
 
 // The value's type and, if it is short, the value, for "got ..." in an error.
 std::string describe_json(const Json& value);
+
+// A name that came from a file, in double quotes, for an error's line: control and non-ASCII
+// characters are escaped, a long name is cut.
+std::string quoted(std::string_view name);
+
+// What no sane file exceeds; longer strings would be copied several times by the lexer.
+constexpr std::size_t kMaxJsonTokenBytes = std::size_t{8} << 20;
+
+// Throws Error(kBadInput) for a NUL byte (which nlohmann takes for the end of the text) or a
+// string, number or run of spaces longer than kMaxJsonTokenBytes.
+void check_json_tokens(std::string_view text, const std::string& place);
+
+// Walks JSON text with a nlohmann SAX handler, without building a document, for texts too
+// large or too hostile for one. The handler throws where it dislikes what it sees; its
+// parse_error should call throw_json_error. Throws Error(kBadInput).
+template <typename Handler>
+void walk_json(std::string_view text, const std::string& place, Handler& handler) {
+  check_json_tokens(text, place);
+  Json::sax_parse(text, &handler);
+}
+
+// Error(kBadInput) for a syntax error as nlohmann reports it to parse_error.
+[[noreturn]] void throw_json_error(const std::string& place, std::size_t position,
+                                   const std::exception& e);
 
 }  // namespace loza

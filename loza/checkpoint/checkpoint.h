@@ -64,8 +64,9 @@ class Checkpoint {
   std::map<std::string, const TensorEntry*> tensors_;
 };
 
-// Writes one safetensors file. `entries` in the order of the file; names unique. Complete or
-// absent (write_file_atomic's promise), without holding all tensors in memory twice.
+// Writes one safetensors file: wider dtypes first, so that each tensor is aligned to its
+// element, else in the order of `entries`; names unique. Complete or absent
+// (write_file_atomic's promise), without holding the tensors in memory again.
 void write_safetensors(const std::filesystem::path& path, const std::vector<TensorEntry>& entries,
                        const std::map<std::string, std::string>& metadata = {});
 

@@ -1,0 +1,42 @@
+# Verbs. Everything that is missing is installed by scripts/setup into this folder.
+BUILD := build
+MODEL := .cache/model/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: all build test demo format check bench clean
+
+all: build
+
+build:
+	scripts/setup
+	cmake --preset cpu-release
+	cmake --build $(BUILD)
+
+# Builds everything and runs every test: under 10 minutes on two cores.
+test:
+	scripts/setup --tests
+	cmake --preset cpu-release
+	cmake --build $(BUILD)
+	ctest --test-dir $(BUILD) --output-on-failure
+
+# Calibrates, converts and compares a real model; demo/report.html has the result.
+# FAST=1: fewer documents. FULL=1: more, and longer ones. MODEL_DIR=...: your own model.
+demo:
+	scripts/setup --model
+	cmake --preset cpu-release
+	cmake --build $(BUILD) --target loza
+	$(BUILD)/loza demo --out demo --prose .cache/text/prose.txt --code .cache/text/code.txt \
+	  $(if $(MODEL_DIR),--model $(MODEL_DIR),--gguf $(MODEL)) \
+	  $(if $(FAST),--fast) $(if $(FULL),--full)
+
+# Rewrites the sources in the house's format.
+format:
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+# What CI checks beside the tests.
+check:
+	scripts/setup --checks
+	scripts/check_layers
+	scripts/check_format
+
+clean:
+	rm -rf $(BUILD)

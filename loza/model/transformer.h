@@ -1,0 +1,105 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loza/attention/attention.h"
+#include "loza/checkpoint/checkpoint.h"
+#include "loza/model/config.h"
+#include "loza/model/plan.h"
+
+namespace loza {
+
+// What a module's queries, keys and values become. The seam between model and calibration:
+// the model calls one, and never learns which.
+class AttentionCore {
+ public:
+  virtual ~AttentionCore() = default;
+  // q [T, H, D], k [T, G, D], v [T, G, V] of whole sequences, rotated, in the compute dtype
+  // -> [T, H, V]. Differentiable where autograd is on.
+  virtual at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, const attention::Sequences& sequences,
+                            double scale) = 0;
+};
+
+// Runs each module under its pattern.
+class PlannedCore : public AttentionCore {
+ public:
+  explicit PlannedCore(AttentionPlan plan) : plan_(std::move(plan)) {}
+  const AttentionPlan& plan() const { return plan_; }
+  at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
+                    const at::Tensor& v, const attention::Sequences& sequences,
+                    double scale) override;
+
+ private:
+  AttentionPlan plan_;
+};
+
+// Sequences to run, packed one after the other. Exactly one of `core` and `kv` is set:
+//   core  whole sequences, no cache: training, calibration, scoring;
+//   kv    the tokens continue what the pages hold; their own rows are written there. The
+//         plan's pattern of each module is used. Sequences of at most kMaxDecodeTokens tokens
+//         that are all of one length decode over the pages; others prefill: visible rows are
+//         gathered, MLA expands its latents.
+struct ForwardBatch {
+  static constexpr std::int64_t kMaxDecodeTokens = 8;
+
+  at::Tensor ids;                      // [T] int64
+  at::Tensor positions;                // [T] int64, what RoPE rotates by
+  std::vector<std::int64_t> offsets;   // [B+1] from 0 to T
+  AttentionCore* core = nullptr;
+  const AttentionPlan* plan = nullptr;               // with kv
+  const std::vector<PagedKvView>* kv = nullptr;      // [modules]; lengths include the new tokens
+
+  // One whole sequence from position 0, without a cache.
+  static ForwardBatch whole(const std::vector<std::int64_t>& ids, AttentionCore& core);
+};
+
+// The dtype that the processor computes fast: bf16 where it has bf16 dot products, else fp32.
+at::ScalarType auto_dtype();
+// "fp32", "bf16" or "auto". Throws Error(kUsage).
+at::ScalarType parse_dtype(const std::string& text);
+
+// A decoder-only model: weights and the forward pass, for training and serving alike.
+// forward() is const and thread-safe where autograd is off.
+class Transformer {
+ public:
+  // Loads every tensor that the family names; a missing one, an extra one or a wrong shape is
+  // an Error(kBadInput), found before anything large is allocated.
+  static Transformer load(const Checkpoint& checkpoint, at::ScalarType dtype,
+                          at::Device device = at::kCPU);
+  ~Transformer();
+  Transformer(Transformer&&) noexcept;
+
+  const ModelConfig& config() const;
+  at::ScalarType dtype() const;
+  at::Device device() const;
+
+  // Hidden states after the final norm: [T, hidden], compute dtype.
+  at::Tensor forward(const ForwardBatch& batch) const;
+  // hidden [N, hidden] -> logits [N, vocab] fp32. Ask only for the rows that are needed.
+  at::Tensor logits(const at::Tensor& hidden) const;
+
+  // Every weight with its checkpoint name, in a fixed order. Shared storage, not copies;
+  // requires_grad is false until a caller sets it.
+  std::vector<std::pair<std::string, at::Tensor>> parameters() const;
+  std::int64_t num_parameters() const;
+
+ private:
+  struct Impl;
+  explicit Transformer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Writes a small random checkpoint of a family, with its tokenizer, that transformers loads.
+// The same seed gives the same bytes. Throws Error(kUsage) for an unknown family.
+void make_tiny(const std::string& family, const std::filesystem::path& target,
+               std::uint64_t seed);
+
+}  // namespace loza

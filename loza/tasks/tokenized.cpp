@@ -1,0 +1,80 @@
+#include "loza/tasks/tokenized.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "loza/base/check.h"
+#include "loza/base/error.h"
+
+namespace loza {
+namespace {
+
+void append(TokenizedDocument& document, const std::vector<std::int64_t>& ids, bool is_answer,
+            bool is_scored) {
+  document.ids.insert(document.ids.end(), ids.begin(), ids.end());
+  document.is_answer.resize(document.ids.size(), is_answer);
+  document.is_scored.resize(document.ids.size(), is_scored);
+}
+
+void mark_plain_text(TokenizedDocument& document, std::int64_t loss_from) {
+  for (std::int64_t t = std::max<std::int64_t>(loss_from, 1); t < document.length(); ++t) {
+    document.is_answer[static_cast<std::size_t>(t)] = 1;
+    document.is_scored[static_cast<std::size_t>(t)] = 1;
+  }
+}
+
+TokenizedDocument slice(const TokenizedDocument& document, std::int64_t begin, std::int64_t end) {
+  const auto part = [&](const auto& all) {
+    return std::decay_t<decltype(all)>(all.begin() + begin, all.begin() + end);
+  };
+  TokenizedDocument window{
+      part(document.ids), part(document.is_answer), part(document.is_scored), {}};
+  window.is_answer[0] = window.is_scored[0] = 0;
+  return window;
+}
+
+}  // namespace
+
+TokenizedDocument tokenize_document(const Document& document, const EncodeText& encode) {
+  TokenizedDocument result;
+  append(result, encode(document.prompt), false, false);
+  for (const Turn& turn : document.turns) {
+    append(result, encode(turn.question), false, false);
+    const std::int64_t begin = result.length();
+    append(result, encode(turn.answer), true, turn.scored);
+    if (begin == 0 || begin == result.length()) {
+      throw_bad_input("a document's answer", "one with tokens, after a prompt or a question",
+                      begin == 0 ? "nothing before it" : "an empty answer");
+    }
+    result.answers.push_back({begin, result.length(), turn.scored});
+  }
+  if (document.turns.empty()) mark_plain_text(result, document.loss_from);
+  return result;
+}
+
+std::int64_t count_document(const Document& document, const CountTokens& count_tokens) {
+  std::int64_t len = count_tokens(document.prompt);
+  for (const Turn& turn : document.turns) {
+    len += count_tokens(turn.question) + count_tokens(turn.answer);
+  }
+  return len;
+}
+
+std::vector<TokenizedDocument> cut_into_windows(const TokenizedDocument& document,
+                                                std::int64_t window_len) {
+  LOZA_CHECK(window_len >= 2, window_len);
+  if (document.length() <= window_len) return {document};
+  if (!document.answers.empty()) {
+    throw_bad_input("a document with questions", fmt::format("at most {} tokens", window_len),
+                    fmt::format("{}", document.length()),
+                    "it can't be cut: shorten it or allow more");
+  }
+  std::vector<TokenizedDocument> windows;
+  for (std::int64_t begin = 0; begin + 2 <= document.length(); begin += window_len) {
+    windows.push_back(slice(document, begin, std::min(begin + window_len, document.length())));
+  }
+  return windows;
+}
+
+}  // namespace loza
