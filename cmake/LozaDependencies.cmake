@@ -4,6 +4,7 @@ find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(Threads REQUIRED)
+find_package(ICU REQUIRED COMPONENTS uc)
 
 find_path(ONIG_INCLUDE_DIR oniguruma.h REQUIRED)
 find_library(ONIG_LIBRARY onig REQUIRED)

@@ -27,6 +27,13 @@ endfunction()
 
 if(LOZA_TORCH)
   add_library(loza_torch INTERFACE)
+  # libtorch brings headers of its own fmt, which would hide those of the one we link: a folder
+  # that holds nothing but a link to ours comes first.
+  get_target_property(fmt_include_dirs fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+  find_path(LOZA_FMT_INCLUDE_DIR fmt/format.h HINTS ${fmt_include_dirs})
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
+  file(CREATE_LINK ${LOZA_FMT_INCLUDE_DIR}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
+  target_include_directories(loza_torch INTERFACE $<BUILD_INTERFACE:${CMAKE_BINARY_DIR}/fmt_first>)
   target_include_directories(loza_torch SYSTEM INTERFACE "$<BUILD_INTERFACE:${TORCH_INCLUDE_DIRS}>")
   target_link_libraries(loza_torch INTERFACE $<BUILD_INTERFACE:torch> $<INSTALL_INTERFACE:torch>)
 

@@ -12,8 +12,7 @@ namespace loza {
 namespace {
 
 // Builds the document in one walk, refusing what nlohmann's own builder would accept silently
-// (duplicate names) or recurse into (depth). Members are appended without the search that
-// ordered_json makes for each: names are known to be new.
+// (duplicate names) or recurse into (depth).
 class StrictBuilder : public nlohmann::json_sax<Json> {
  public:
   StrictBuilder(const std::string& place, JsonLimits limits) : place_(place), limits_(limits) {}
@@ -31,7 +30,7 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
   bool key(string_t& name) override {
     if (!open_.back().names.insert(name).second) {
       throw_bad_input(place_, "each name once in an object",
-                      fmt::format("the name {} twice", quoted(name)));
+                      fmt::format("the name {} twice", quote_name(name)));
     }
     name_ = std::move(name);
     return true;
@@ -67,9 +66,8 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
       items.push_back(std::move(value));
       return &items.back();
     }
-    auto& members = parent.get_ref<Json::object_t&>();
-    members.Json::object_t::Container::emplace_back(std::move(name_), std::move(value));
-    return &members.back().second;
+    append_member(parent, std::move(name_), std::move(value));
+    return &parent.get_ref<Json::object_t&>().back().second;
   }
   bool enter(Json container) {
     if (static_cast<int>(open_.size()) >= limits_.max_depth) {
@@ -133,7 +131,7 @@ std::string describe_json(const Json& value) {
                      cut(value.dump(-1, ' ', false, Json::error_handler_t::replace)));
 }
 
-std::string quoted(std::string_view name) {
+std::string quote_name(std::string_view name) {
   constexpr std::size_t kEnough = 64;
   const Json text(std::string(name.substr(0, kEnough)));
   return cut(text.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace));

@@ -20,23 +20,27 @@ constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{2} << 20;
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{64} << 20;
 constexpr int kMaxIndexDepth = 64;
 
+// Both canonical; a folder is inside itself.
+bool is_inside(const fs::path& folder, const fs::path& path) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
+         folder.end();
+}
+
 // `name` in the folder, after checking that following links does not lead out of it.
-fs::path inside(const fs::path& folder, const std::string& name) {
+fs::path inside(const fs::path& folder, const fs::path& name) {
   const fs::path path = folder / name;
   std::error_code error;
   const fs::path real_folder = fs::canonical(folder, error);
   const fs::path real_path = error ? fs::path() : fs::canonical(path, error);
   if (error) throw_bad_input(path.string(), "a readable file", error.message());
-  const auto [end, unused] =
-      std::mismatch(real_folder.begin(), real_folder.end(), real_path.begin(), real_path.end());
-  if (end != real_folder.end()) {
+  if (!is_inside(real_folder, real_path)) {
     throw_bad_input(path.string(), "a file inside the folder", "a link that leads out of it",
                     "copy the folder with its links followed (cp -rL)");
   }
   return path;
 }
 
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code ignored;
   return fs::symlink_status(path, ignored).type() != fs::file_type::not_found;
 }
@@ -124,14 +128,14 @@ class IndexReader : public nlohmann::json_sax<Json> {
       throw_bad_input(place_ + ": weight_map", "an object of file names", what);
     }
     if (in_weight_map_) {
-      throw_bad_input(fmt::format("{}: weight_map: {}", place_, quoted(tensor_)),
+      throw_bad_input(fmt::format("{}: weight_map: {}", place_, quote_name(tensor_)),
                       "the name of a file", what);
     }
     return true;
   }
 
   [[noreturn]] void refuse_twice(const std::string& name) const {
-    throw_bad_input(place_, "each name once in an object", fmt::format("{} twice", quoted(name)));
+    throw_bad_input(place_, "each name once in an object", fmt::format("{} twice", quote_name(name)));
   }
 
   void add(const std::string& shard) {
@@ -139,7 +143,7 @@ class IndexReader : public nlohmann::json_sax<Json> {
     const auto found = tensors.find(tensor_);
     if (found == tensors.end()) {
       throw_bad_input(place_, fmt::format("tensors that are where weight_map says, {} in {}",
-                                          quoted(tensor_), quoted(shard)),
+                                          quote_name(tensor_), quote_name(shard)),
                       "no such tensor there", "download the folder again");
     }
     if (!tensors_.emplace(tensor_, &found->second).second) refuse_twice(tensor_);
@@ -152,13 +156,13 @@ class IndexReader : public nlohmann::json_sax<Json> {
     if (shard.empty() || shard == "." || shard == ".." || shard.size() > kMaxNameBytes ||
         shard.find_first_of("/\\") != std::string::npos ||
         shard.find('\0') != std::string::npos) {
-      throw_bad_input(fmt::format("{}: weight_map: {}", place_, quoted(tensor_)),
-                      "the plain name of a file in the folder", quoted(shard));
+      throw_bad_input(fmt::format("{}: weight_map: {}", place_, quote_name(tensor_)),
+                      "the plain name of a file in the folder", quote_name(shard));
     }
-    if (!exists(folder_ / shard)) {
-      throw_bad_input(fmt::format("{}: weight_map: {}", place_, quoted(tensor_)),
+    if (!is_there(folder_ / shard)) {
+      throw_bad_input(fmt::format("{}: weight_map: {}", place_, quote_name(tensor_)),
                       "the name of a file in the folder",
-                      fmt::format("{}, which is not there", quoted(shard)),
+                      fmt::format("{}, which is not there", quote_name(shard)),
                       "download the missing file");
     }
     files_.push_back(std::make_unique<SafetensorsFile>(inside(folder_, shard)));
@@ -171,7 +175,7 @@ class IndexReader : public nlohmann::json_sax<Json> {
         const auto found = tensors_.find(name);
         if (found != tensors_.end() && found->second == &entry) continue;
         throw_bad_input((folder_ / shard).string(), "only tensors that weight_map places there",
-                        fmt::format("{} beside them", quoted(name)), "download the folder again");
+                        fmt::format("{} beside them", quote_name(name)), "download the folder again");
       }
     }
   }
@@ -187,10 +191,27 @@ class IndexReader : public nlohmann::json_sax<Json> {
   bool in_weight_map_ = false, has_weight_map_ = false;
 };
 
+// Weights are linked where the file system allows: they are large, and nobody edits them.
+void copy_entry(const fs::directory_entry& entry, const fs::path& from, const fs::path& to) {
+  if (entry.is_directory() && !entry.is_symlink()) {
+    fs::create_directory(to);
+    return;
+  }
+  if (!entry.is_regular_file()) {
+    throw_bad_input(from.string(), "a file or a folder", "something else");
+  }
+  std::error_code error;
+  if (from.extension() == ".safetensors") {
+    fs::create_hard_link(fs::canonical(from), to, error);
+    if (!error) return;
+  }
+  fs::copy_file(from, to);
+}
+
 [[noreturn]] void throw_no_weights(const fs::path& folder) {
   std::string got = "neither";
   for (const char* other : {"pytorch_model.bin", "pytorch_model.bin.index.json"}) {
-    if (exists(folder / other)) got = fmt::format("{}, which loza does not read", other);
+    if (is_there(folder / other)) got = fmt::format("{}, which loza does not read", other);
   }
   throw_bad_input(folder.string(), fmt::format("{} or {}", kWeights, kIndex), got,
                   "save the weights as safetensors");
@@ -202,19 +223,19 @@ Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
     throw_bad_input(folder.string(), "a model folder",
-                    exists(folder) ? "something else" : "nothing there");
+                    is_there(folder) ? "something else" : "nothing there");
   }
-  if (!exists(folder / kConfig)) {
+  if (!is_there(folder / kConfig)) {
     throw_bad_input(folder.string(), fmt::format("a {} in the folder", kConfig), "none");
   }
   config_ = read_object(inside(folder, kConfig));
-  if (exists(folder / kGenerationConfig)) {
+  if (is_there(folder / kGenerationConfig)) {
     generation_config_ = read_object(inside(folder, kGenerationConfig));
   }
-  if (exists(folder / kWeights)) {
+  if (is_there(folder / kWeights)) {
     files_.push_back(std::make_unique<SafetensorsFile>(inside(folder, kWeights)));
     for (const auto& [name, entry] : files_[0]->tensors()) tensors_.emplace(name, &entry);
-  } else if (exists(folder / kIndex)) {
+  } else if (is_there(folder / kIndex)) {
     IndexReader(folder_, files_, tensors_).read();
   } else {
     throw_no_weights(folder);
@@ -224,7 +245,7 @@ Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
 const TensorEntry& Checkpoint::tensor(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {
-    throw_bad_input(folder_.string(), fmt::format("a tensor {}", quoted(name)), "none");
+    throw_bad_input(folder_.string(), fmt::format("a tensor {}", quote_name(name)), "none");
   }
   return *found->second;
 }
@@ -236,22 +257,21 @@ std::uint64_t Checkpoint::tensor_bytes() const {
 }
 
 void copy_with_config(const fs::path& source, const fs::path& target, const Json& config) {
-  StagedFolder staged(target);
-  const fs::path real_target = fs::weakly_canonical(target).parent_path();
-  for (auto it = fs::recursive_directory_iterator(source);
-       it != fs::recursive_directory_iterator(); ++it) {
-    const fs::path relative = fs::relative(it->path(), source);
-    const fs::path copy = staged.path() / relative;
-    if (it->is_directory()) {
-      fs::create_directories(copy);
-    } else if (it->is_regular_file() && relative != kConfig) {
-      std::error_code error;
-      fs::create_hard_link(fs::canonical(it->path()), copy, error);
-      if (error) fs::copy_file(it->path(), copy);
+  try {
+    if (is_inside(fs::canonical(source), fs::weakly_canonical(target))) {
+      throw_usage(target.string(), "a folder outside the one that is copied", source.string());
     }
+    StagedFolder staged(target);
+    for (const auto& entry : fs::recursive_directory_iterator(source)) {
+      const fs::path relative = entry.path().lexically_relative(source);
+      if (relative == kConfig) continue;
+      copy_entry(entry, inside(source, relative), staged.path() / relative);
+    }
+    write_file_atomic(staged.path() / kConfig, config.dump(2) + "\n");
+    staged.commit();
+  } catch (const fs::filesystem_error& e) {
+    throw Error(ExitCode::kFailed, {source.string(), "to be copied", e.what(), ""});
   }
-  write_file_atomic(staged.path() / kConfig, config.dump(2) + "\n");
-  staged.commit();
 }
 
 }  // namespace loza

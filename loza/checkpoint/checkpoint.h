@@ -75,9 +75,10 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Tens
 void write_weights(const std::filesystem::path& folder, const std::vector<TensorEntry>& entries,
                    std::uint64_t max_shard_bytes = std::uint64_t{5} << 30);
 
-// Copies a model folder with another config.json: every other file byte for byte (hard links
-// where the file system allows, else copies). Complete or invisible.
-// Throws Error(kUsage) when `target` has files already.
+// Copies a model folder with another config.json: every other file byte for byte, sub-folders
+// too (weights as hard links where the file system allows). Complete or invisible.
+// Throws Error(kUsage) when `target` has files already or lies in `source`, Error(kBadInput)
+// when a link leads out of `source`.
 void copy_with_config(const std::filesystem::path& source, const std::filesystem::path& target,
                       const Json& config);
 

@@ -41,7 +41,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
   bool boolean(bool) override { refuse("a boolean"); }
   bool binary(binary_t&) override { refuse("binary"); }
   bool number_float(number_float_t, const string_t& text) override {
-    refuse(fmt::format("the number {}", quoted(text)));
+    refuse(fmt::format("the number {}", quote_name(text)));
   }
   bool number_integer(number_integer_t value) override {
     refuse(fmt::format("the number {}", value));
@@ -67,10 +67,10 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     if (state_ == State::kMetadata) {
       metadata_[field_] = std::move(value);
     } else if (state_ == State::kTensor && field_ == "dtype") {
-      if (safetensors_element_bytes(value) == 0) fail("a dtype that loza knows", quoted(value));
+      if (safetensors_element_bytes(value) == 0) fail("a dtype that loza knows", quote_name(value));
       entry_.dtype = std::move(value);
     } else {
-      refuse(fmt::format("the string {}", quoted(value)));
+      refuse(fmt::format("the string {}", quote_name(value)));
     }
     return true;
   }
@@ -90,7 +90,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     if (state_ == State::kTop) {
       start_entry(name);
     } else if (state_ == State::kMetadata) {
-      if (metadata_.count(name) != 0) fail("each name once", fmt::format("{} twice", quoted(name)));
+      if (metadata_.count(name) != 0) fail("each name once", fmt::format("{} twice", quote_name(name)));
       if (metadata_.size() == kMaxMetadata) {
         fail(fmt::format("at most {} entries", kMaxMetadata), "more");
       }
@@ -129,7 +129,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
 
   void start_entry(const std::string& name) {
     if (tensors_.count(name) != 0 || (name == "__metadata__" && has_metadata_)) {
-      throw_bad_input(place_, "each name once in the header", fmt::format("{} twice", quoted(name)));
+      throw_bad_input(place_, "each name once in the header", fmt::format("{} twice", quote_name(name)));
     }
     if (tensors_.size() == kMaxTensors) {
       throw_bad_input(place_, fmt::format("at most {} tensors in one file", kMaxTensors), "more");
@@ -147,8 +147,8 @@ class HeaderReader : public nlohmann::json_sax<Json> {
                  : name == "shape"        ? &has_shape_
                  : name == "data_offsets" ? &has_offsets_
                                           : nullptr;
-    if (seen == nullptr) fail("dtype, shape and data_offsets alone", quoted(name));
-    if (*seen) fail("each name once", fmt::format("{} twice", quoted(name)));
+    if (seen == nullptr) fail("dtype, shape and data_offsets alone", quote_name(name));
+    if (*seen) fail("each name once", fmt::format("{} twice", quote_name(name)));
     *seen = true;
     field_ = name;
   }
@@ -180,7 +180,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
   }
 
   [[noreturn]] void fail(std::string expected, std::string got) const {
-    throw_bad_input(fmt::format("{}: tensor {}", place_, quoted(entry_.name)), std::move(expected),
+    throw_bad_input(fmt::format("{}: tensor {}", place_, quote_name(entry_.name)), std::move(expected),
                     std::move(got));
   }
   // What stands at the wrong place in the header.
@@ -256,7 +256,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
                                 num_header_bytes);
   if (header.empty() || header.front() != '{') {
     throw_bad_input(place, "a header that begins with '{'",
-                    header.empty() ? "an empty one" : quoted(header.substr(0, 1)));
+                    header.empty() ? "an empty one" : quote_name(header.substr(0, 1)));
   }
   const std::span<const std::byte> data = bytes.subspan(kLengthBytes + num_header_bytes);
   HeaderReader reader(place, data, tensors_, metadata_);

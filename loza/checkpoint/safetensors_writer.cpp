@@ -78,11 +78,8 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<TensorSlo
     return safetensors_element_bytes(s.slots[a].dtype) > safetensors_element_bytes(s.slots[b].dtype);
   });
 
-  nlohmann::ordered_json::object_t members;
-  const auto add_member = [&](const std::string& name, Json value) {
-    members.Json::object_t::Container::emplace_back(name, std::move(value));
-  };
-  if (!metadata.empty()) add_member("__metadata__", metadata);
+  Json members = Json::object();
+  if (!metadata.empty()) append_member(members, "__metadata__", metadata);
   std::unordered_set<std::string> names;
   s.begins.resize(s.slots.size());
   for (const std::size_t i : order) {
@@ -91,11 +88,12 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<TensorSlo
     LOZA_CHECK(names.insert(slot.name).second, slot.name);
     s.begins[i] = s.num_data_bytes;
     s.num_data_bytes += slot.num_bytes();
-    add_member(slot.name, {{"dtype", slot.dtype},
-                           {"shape", slot.shape},
-                           {"data_offsets", {s.begins[i], s.num_data_bytes}}});
+    append_member(members, slot.name,
+                  {{"dtype", slot.dtype},
+                   {"shape", slot.shape},
+                   {"data_offsets", {s.begins[i], s.num_data_bytes}}});
   }
-  std::string header = Json(std::move(members)).dump();
+  std::string header = members.dump();
   header.resize((header.size() + 7) / 8 * 8, ' ');
   const std::uint64_t num_header_bytes = header.size();
   for (std::uint64_t& begin : s.begins) begin += sizeof num_header_bytes + num_header_bytes;

@@ -37,8 +37,8 @@ at::ScalarType scalar_type(const TensorEntry& entry) {
   for (const auto& [name, type] : kDtypes) {
     if (entry.dtype == name) return type;
   }
-  throw_bad_input(fmt::format("tensor {}", quoted(entry.name)), "a dtype that loza knows",
-                  quoted(entry.dtype));
+  throw_bad_input(fmt::format("tensor {}", quote_name(entry.name)), "a dtype that loza knows",
+                  quote_name(entry.dtype));
 }
 
 }  // namespace

@@ -81,6 +81,10 @@ struct ModelConfig {
   std::int64_t nope_size = 0;                // head size without rotation
   std::int64_t rope_size = 0;                // P
   std::int64_t v_size = 0;                   // V
+  double latent_norm_eps = 1e-6;             // of the norms of both latents
+
+  // Layers past num_layers that draft tokens (DeepSeek-V3's MTP): in the checkpoint, not run.
+  std::int64_t num_draft_layers = 0;
 
   std::int64_t num_modules() const { return num_layers * modules_per_layer; }
   std::int64_t qk_size() const {             // of expanded heads

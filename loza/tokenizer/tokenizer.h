@@ -11,7 +11,12 @@ namespace loza {
 
 // The text <-> ids map of a Hugging Face tokenizer.json: byte-level BPE, with added tokens,
 // the usual pre-tokenisers (Digits, Split by regex, ByteLevel, and Sequences of them) and the
-// NFC normaliser. Anything else in the file is an Error(kBadInput) that names it.
+// NFC normaliser. Anything else in the file is an Error(kBadInput) that names it. Truncation,
+// padding and post-processors are read over: they are not about the map.
+//
+// Gives the same ids as Hugging Face's tokenizers, with one reservation: which characters are
+// letters, digits or marks is asked of the system's Oniguruma and ICU (in Debian 12 Unicode 14
+// and 15), so that a text with younger characters may be cut elsewhere.
 // Immutable once made; thread-safe.
 class Tokenizer {
  public:
@@ -25,14 +30,20 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // How encode treats the spelling of an added token ("<|im_end|>") inside the text.
+  // How encode treats the spelling of a special token ("<|im_end|>") inside the text. Added
+  // tokens that are not special are found in both.
   enum class Special {
-    kAsText,     // as any other text: what a user typed can never become a control token
+    // As any other text: what a user typed never becomes a special token, by no way through
+    // the vocabulary. (One that is spelled as a single byte is that byte, and stays it.)
+    kAsText,
     kAsControl,  // as the token: for text that a template made
   };
 
-  // Ids of a text; nothing is added in front or behind. Invalid UTF-8 is kept byte by byte
-  // where the vocabulary is byte-level.
+  // Ids of a text; nothing is added in front or behind. Bytes that are not UTF-8 are encoded
+  // as they are. Bytes without a token in the vocabulary (SmolLM2 lacks 21 of 256) are left
+  // out where the file names no unknown token, as Hugging Face's tokenizers do.
+  // Throws Error(kBadInput) for a text over 1 GiB, or one that the file's pattern or unknown
+  // token can't deal with.
   std::vector<std::int64_t> encode(std::string_view text, Special special = Special::kAsText) const;
   // The bytes of the ids; not necessarily whole UTF-8 characters. Special tokens are spelled
   // out unless skip_special. Throws Error(kBadInput) for an id outside the vocabulary.

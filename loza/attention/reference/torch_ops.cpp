@@ -9,7 +9,7 @@
 
 #include "loza/base/check.h"
 
-namespace loza::reference {
+namespace loza::torch_ops {
 namespace {
 
 using at::indexing::Slice;
@@ -343,4 +343,4 @@ at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t
   return out;
 }
 
-}  // namespace loza::reference
+}  // namespace loza::torch_ops

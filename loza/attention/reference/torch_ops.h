@@ -13,7 +13,7 @@
 //
 // One promise of params.h is weaker here: rows of the sequence that a query does not see must
 // be finite, since they are multiplied by zero.
-namespace loza::reference {
+namespace loza::torch_ops {
 
 // As attention::attend (attention.h), on any device.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -32,4 +32,4 @@ at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);
 
-}  // namespace loza::reference
+}  // namespace loza::torch_ops

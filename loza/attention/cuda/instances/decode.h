@@ -1,0 +1,23 @@
+#pragma once
+
+// The compiled decode kernels. One file an element type and pair of sizes.
+namespace loza::attention::cuda {
+
+struct DecodeKernel {
+  const void* function = nullptr;  // __global__ void(DecodeArgs)
+  int num_threads = 0, shared_bytes = 0;
+  int num_rows = 0;                // query rows that a block takes
+  int key_box_tiles = 0;           // 64-element sub-tiles of the boxes that k_map copies
+};
+
+inline constexpr int kMostDecodeRows = 32;
+
+// The kernel for `rows` query rows. REQUIRES: 1 <= rows <= kMostDecodeRows.
+DecodeKernel decode_bf16_576_512(int rows);
+DecodeKernel decode_bf16_128_128(int rows);
+DecodeKernel decode_bf16_64_64(int rows);
+DecodeKernel decode_fp16_576_512(int rows);
+DecodeKernel decode_fp16_128_128(int rows);
+DecodeKernel decode_fp16_64_64(int rows);
+
+}  // namespace loza::attention::cuda

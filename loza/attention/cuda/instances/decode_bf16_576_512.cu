@@ -1,0 +1,7 @@
+#include "loza/attention/cuda/instances/decode.cuh"
+
+namespace loza::attention::cuda {
+
+DecodeKernel decode_bf16_576_512(int rows) { return decode_kernel<bf16, 576, 512, true>(rows); }
+
+}  // namespace loza::attention::cuda

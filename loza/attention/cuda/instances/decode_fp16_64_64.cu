@@ -1,0 +1,7 @@
+#include "loza/attention/cuda/instances/decode.cuh"
+
+namespace loza::attention::cuda {
+
+DecodeKernel decode_fp16_64_64(int rows) { return decode_kernel<fp16, 64, 64, false>(rows); }
+
+}  // namespace loza::attention::cuda

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "loza/attention/cuda/visible_pages.h"
+
+// What the decode kernel is launched with. Letters as in params.h; a group is the H / G query
+// heads of one key head; a row is one (query token, head of the group) pair, token-major; rows
+// are cut into tiles of at most the kernel's kRows.
+namespace loza::attention::cuda {
+
+struct DecodeArgs {
+  // [pages, G, sub-tiles, 64 tokens, 64 elements], innermost last; v_map is unused where the
+  // value lies in the key.
+  CUtensorMap k_map, v_map;
+
+  const void* q;  // [B * q_len, H, D]
+  std::int64_t q_token_stride, q_head_stride;
+  void* out;      // [B * q_len, H, V]
+  std::int64_t out_token_stride, out_head_stride;
+  float* lse;     // [B * q_len, H] or null
+
+  const std::int32_t* page_table;  // [B, table_stride]
+  std::int64_t table_stride;
+  const std::int64_t* lengths;     // [B]
+  int sink_pages, ring_pages;
+
+  int q_len, num_heads, group_size;  // group_size = H / G
+  int num_row_tiles, rows_per_tile;
+  int num_clusters;                  // of one (sequence, key head, row tile), an "item"
+  PagePattern pattern;
+  float scale_log2;                  // scale * log2(e)
+
+  // With several clusters an item, in the workspace; item = (b * G + g) * num_row_tiles + tile.
+  std::uint32_t* counters;  // [items, cluster_size], 0 between launches
+  float2* partial_stats;    // [items, cluster_size, num_clusters, kRows] (max, sum)
+  float* partial_out;       // [items, cluster_size, num_clusters, kRows, V / cluster_size]
+};
+
+}  // namespace loza::attention::cuda

@@ -1,0 +1,38 @@
+#include "loza/calibrate/losses.h"
+
+#include <torch/torch.h>
+
+#include <vector>
+
+#include "loza/base/error.h"
+
+namespace loza {
+
+AnswerRows answer_rows(const TokenizedDocument& document, at::Device device) {
+  std::vector<std::int64_t> rows, targets;
+  for (std::size_t t = 1; t < document.ids.size(); ++t) {
+    if (document.is_answer[t] == 0) continue;
+    rows.push_back(static_cast<std::int64_t>(t) - 1);
+    targets.push_back(document.ids[t]);
+  }
+  if (rows.empty()) {
+    throw_bad_input("calibration document", "tokens of an answer to learn from", "none");
+  }
+  return {torch::tensor(rows, at::kLong).to(device), torch::tensor(targets, at::kLong).to(device)};
+}
+
+at::Tensor answer_hidden(const Transformer& model, const TokenizedDocument& document,
+                         const AnswerRows& answers, AttentionCore& core) {
+  return model.forward(ForwardBatch::whole(document.ids, core)).index_select(0, answers.rows);
+}
+
+at::Tensor distill_loss(const at::Tensor& hidden, const at::Tensor& teacher) {
+  const auto dtype = at::promote_types(at::kFloat, hidden.scalar_type());
+  return (hidden.to(dtype) - teacher.to(dtype)).square().mean();
+}
+
+at::Tensor lm_loss(const Transformer& model, const at::Tensor& hidden, const at::Tensor& targets) {
+  return torch::nll_loss(torch::log_softmax(model.logits(hidden), -1), targets);
+}
+
+}  // namespace loza

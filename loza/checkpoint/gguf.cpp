@@ -1,0 +1,182 @@
+#include "loza/checkpoint/gguf.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "loza/base/dtype.h"
+#include "loza/base/error.h"
+#include "loza/base/file.h"
+#include "loza/base/float16.h"
+#include "loza/base/json.h"
+#include "loza/base/parallel_for.h"
+#include "loza/base/progress.h"
+#include "loza/checkpoint/gguf_file.h"
+#include "loza/checkpoint/gguf_model.h"
+#include "loza/checkpoint/gguf_tokenizer.h"
+#include "loza/checkpoint/safetensors_writer.h"
+
+namespace loza {
+namespace {
+
+struct DTypeNames {
+  const char* safetensors;
+  const char* torch;
+};
+
+DTypeNames names_of(ImportDType dtype) {
+  switch (dtype) {
+    case ImportDType::kF32: return {"F32", "float32"};
+    case ImportDType::kBF16: return {"BF16", "bfloat16"};
+    case ImportDType::kF16: return {"F16", "float16"};
+  }
+  __builtin_unreachable();
+}
+
+// Elsewhere than in `values`, so that a row can be converted while another is read.
+template <typename To>
+void convert(const std::vector<float>& values, std::vector<std::byte>& out) {
+  out.resize(values.size() * sizeof(To));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const To value(values[i]);
+    std::memcpy(out.data() + i * sizeof(To), &value, sizeof value);
+  }
+}
+
+void convert(const std::vector<float>& values, ImportDType dtype, const std::string& place,
+             std::vector<std::byte>& out) {
+  switch (dtype) {
+    case ImportDType::kF32: return convert<float>(values, out);
+    case ImportDType::kBF16: return convert<BFloat16>(values, out);
+    case ImportDType::kF16: break;
+  }
+  constexpr float kOverflow = 65520.0f;  // rounds to infinity
+  for (const float value : values) {
+    if (std::abs(value) < kOverflow || !std::isfinite(value)) continue;
+    throw_bad_input(place, "values that fp16 holds", fmt::format("{}", value),
+                    "import with --dtype bf16 or fp32");
+  }
+  convert<Float16>(values, out);
+}
+
+// Dequantises, reorders and converts one tensor in pieces of rows, in parallel.
+void write_tensor(const GgufModel::Tensor& tensor, std::size_t slot_idx, ImportDType dtype,
+                  const std::string& file_place, SafetensorsWriter& writer) {
+  constexpr std::int64_t kPieceValues = 1 << 18;
+  const GgufTensor& source = *tensor.source;
+  // A vector is as many rows of one value where its rows are reordered, else one row.
+  const bool is_vector = source.shape.size() == 1;
+  const bool splits_vector = is_vector && tensor.num_interleaved_heads != 0;
+  const std::int64_t row_len = splits_vector ? 1 : source.shape.back();
+  std::int64_t num_rows = 1;
+  for (const std::int64_t size : source.shape) num_rows *= size;
+  num_rows /= row_len;
+  const std::int64_t row_bytes = static_cast<std::int64_t>(source.bytes.size()) / num_rows;
+  const std::int64_t rows_in_piece = std::max<std::int64_t>(1, kPieceValues / row_len);
+  const std::string place = fmt::format("{}: tensor {}", file_place, quote_name(source.name));
+
+  parallel_for((num_rows + rows_in_piece - 1) / rows_in_piece, [&](std::int64_t piece) {
+    const std::int64_t begin = piece * rows_in_piece;
+    const std::int64_t end = std::min(num_rows, begin + rows_in_piece);
+    std::vector<float> values(static_cast<std::size_t>((end - begin) * row_len));
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::int64_t from =
+          tensor.num_interleaved_heads == 0
+              ? row
+              : interleaved_source_row(row, num_rows, tensor.num_interleaved_heads);
+      dequantize(source.type,
+                 source.bytes.subspan(static_cast<std::size_t>(from * row_bytes),
+                                      static_cast<std::size_t>(row_bytes)),
+                 std::span(values).subspan(static_cast<std::size_t>((row - begin) * row_len),
+                                           static_cast<std::size_t>(row_len)));
+    }
+    std::vector<std::byte> bytes;
+    convert(values, dtype, place, bytes);
+    const std::uint64_t value_bytes = bytes.size() / values.size();
+    writer.write(slot_idx, static_cast<std::uint64_t>(begin * row_len) * value_bytes, bytes);
+  });
+}
+
+GgufImported write_weights_file(const GgufFile& file, const GgufModel& model, ImportDType dtype,
+                                const std::filesystem::path& path) {
+  std::vector<TensorSlot> slots;
+  GgufImported imported;
+  for (const GgufModel::Tensor& tensor : model.tensors) {
+    slots.push_back({tensor.name, names_of(dtype).safetensors, tensor.source->shape});
+    imported.weight_bytes += slots.back().num_bytes();
+  }
+  imported.num_tensors = static_cast<std::int64_t>(slots.size());
+  imported.num_parameters = static_cast<std::int64_t>(
+      imported.weight_bytes / safetensors_element_bytes(names_of(dtype).safetensors));
+
+  Progress progress("importing", imported.num_tensors);
+  SafetensorsWriter writer(path, std::move(slots), {{"format", "pt"}});
+  for (std::size_t i = 0; i < model.tensors.size(); ++i) {
+    write_tensor(model.tensors[i], i, dtype, file.place(), writer);
+    progress.advance(1, model.tensors[i].name);
+  }
+  writer.commit();
+  return imported;
+}
+
+// Generation ends at any of the tokens that end a text or a turn.
+Json generation_config_json(const GgufFile& file) {
+  constexpr const char* kEnds[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                   "tokenizer.ggml.eom_token_id"};
+  Json config = Json::object(), ends = Json::array();
+  for (const char* key : kEnds) {
+    if (!file.has(key)) continue;
+    const std::int64_t id = file.integer(key);
+    if (std::find(ends.begin(), ends.end(), Json(id)) == ends.end()) ends.push_back(id);
+  }
+  if (file.has("tokenizer.ggml.bos_token_id")) {
+    config["bos_token_id"] = file.integer("tokenizer.ggml.bos_token_id");
+  }
+  if (!ends.empty()) config["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+  if (file.has("tokenizer.ggml.padding_token_id")) {
+    config["pad_token_id"] = file.integer("tokenizer.ggml.padding_token_id");
+  }
+  return config;
+}
+
+void check_is_whole_model(const GgufFile& file) {
+  if (!file.has("split.count")) return;
+  const std::int64_t num_parts = file.integer("split.count");
+  if (num_parts <= 1) return;
+  throw_bad_input(file.place() + ": split.count", "a model in one file",
+                  fmt::format("one of {} parts", num_parts),
+                  "merge them with llama.cpp's gguf-split --merge");
+}
+
+}  // namespace
+
+GgufImported import_gguf(const std::filesystem::path& path, const std::filesystem::path& target,
+                         const GgufImport& options) {
+  const GgufFile file(path);
+  check_is_whole_model(file);
+  GgufModel model = map_gguf_model(file);
+  const auto vocab_size = model.config["vocab_size"].get<std::int64_t>();
+  GgufTokenizer tokenizer = map_gguf_tokenizer(file, vocab_size);
+  model.config["torch_dtype"] = names_of(options.dtype).torch;
+  tokenizer.tokenizer_config["model_max_length"] = model.config["max_position_embeddings"];
+
+  StagedFolder staged(target);
+  const auto write_json = [&](const char* name, const Json& value) {
+    write_file_atomic(staged.path() / name, value.dump(2) + "\n");
+  };
+  write_json("config.json", model.config);
+  write_json("generation_config.json", generation_config_json(file));
+  write_json("tokenizer.json", tokenizer.tokenizer);
+  write_json("tokenizer_config.json", tokenizer.tokenizer_config);
+  GgufImported imported =
+      write_weights_file(file, model, options.dtype, staged.path() / "model.safetensors");
+  imported.architecture = model.config["architectures"][0].get<std::string>();
+  staged.commit();
+  return imported;
+}
+
+}  // namespace loza

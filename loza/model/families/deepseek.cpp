@@ -1,0 +1,110 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "loza/model/families/families.h"
+#include "loza/model/families/shared_keys.h"
+
+namespace loza::families {
+namespace {
+
+// YaRN's correction of the softmax temperature, squared: once for q and once for k.
+double softmax_correction(const RopeConfig& rope) {
+  if (!rope.mscale_all_dim || rope.factor <= 1) return 1;
+  const double mscale = 0.1 * *rope.mscale_all_dim * std::log(rope.factor) + 1;
+  return mscale * mscale;
+}
+
+void read_mla(const ConfigReader& config, ModelConfig& model) {
+  model.attention = ModelConfig::Attention::kMla;
+  model.num_key_heads = model.num_heads;
+  if (config.integer_or("num_key_value_heads", model.num_heads, 1, kMaxHeads) !=
+      model.num_heads) {
+    config.refuse("num_key_value_heads",
+                  fmt::format("num_attention_heads, {}: latent attention expands every head",
+                              model.num_heads));
+  }
+  model.q_lora_rank = config.integer_or("q_lora_rank", 0, 1, kMaxHidden);
+  model.kv_lora_rank = config.integer("kv_lora_rank", 1, kMaxHidden);
+  model.nope_size = config.integer("qk_nope_head_dim", 1, kMaxHeadSize);
+  model.rope_size = config.integer("qk_rope_head_dim", 2, kMaxHeadSize);
+  model.v_size = config.integer("v_head_dim", 1, kMaxHeadSize);
+  if (model.rope_size % 2 != 0) config.refuse("qk_rope_head_dim", "an even number");
+  if (config.boolean_or("attention_bias", false)) {
+    config.refuse("attention_bias", "false: biases of latent attention are not supported");
+  }
+  model.rope = read_rope(config, model, model.rope_size);
+  model.rope.interleaved = config.boolean_or("rope_interleave", true);
+  model.softmax_scale =
+      softmax_correction(model.rope) / std::sqrt(static_cast<double>(model.qk_size()));
+}
+
+// What both routers need. Nothing when every layer is dense.
+std::optional<MoeConfig> read_experts(const ConfigReader& config, const ModelConfig& model) {
+  if (!config.has("n_routed_experts")) return std::nullopt;
+  MoeConfig moe;
+  moe.first_moe_layer = config.integer_or("first_k_dense_replace", 0, 0, kMaxLayers);
+  moe.moe_layer_freq = config.integer_or("moe_layer_freq", 1, 1, kMaxLayers);
+  moe.num_experts = config.integer("n_routed_experts", 1, kMaxExperts);
+  moe.num_shared_experts = config.integer_or("n_shared_experts", 0, 0, kMaxExperts);
+  moe.experts_per_token = config.integer("num_experts_per_tok", 1, moe.num_experts);
+  moe.expert_size = config.integer("moe_intermediate_size", 1, kMaxHidden);
+  moe.scale = config.number("routed_scaling_factor", 1e-6, 1e6);
+  if (moe.first_moe_layer >= model.num_layers) return std::nullopt;
+  return moe;
+}
+
+void read_groups(const ConfigReader& config, MoeConfig& moe) {
+  moe.num_groups = config.integer("n_group", 1, moe.num_experts);
+  if (moe.num_experts % moe.num_groups != 0) {
+    config.refuse("n_group", fmt::format("a divisor of n_routed_experts, {}", moe.num_experts));
+  }
+  moe.groups_per_token = config.integer("topk_group", 1, moe.num_groups);
+  const std::int64_t reachable = moe.num_experts / moe.num_groups * moe.groups_per_token;
+  if (moe.experts_per_token > reachable) {
+    config.refuse("num_experts_per_tok",
+                  fmt::format("at most {}, the experts of {} groups", reachable,
+                              moe.groups_per_token));
+  }
+}
+
+}  // namespace
+
+ModelConfig read_deepseek_v2(const ConfigReader& config) {
+  ModelConfig model = read_decoder(config, "deepseek_v2");
+  read_mla(config, model);
+  model.mlp_bias = config.boolean_or("mlp_bias", false);
+  model.moe = read_experts(config, model);
+  if (!model.moe) return model;
+  config.choice_or("scoring_func", "softmax", {"softmax"});
+  if (config.boolean_or("norm_topk_prob", false)) {
+    config.refuse("norm_topk_prob",
+                  "false: DeepSeek's code and transformers disagree on what true means");
+  }
+  if (config.choice_or("topk_method", "greedy", {"greedy", "group_limited_greedy"}) ==
+      "group_limited_greedy") {
+    model.moe->top_k = MoeConfig::TopK::kGroupLimitedGreedy;
+    read_groups(config, *model.moe);
+  }
+  return model;
+}
+
+ModelConfig read_deepseek_v3(const ConfigReader& config) {
+  ModelConfig model = read_decoder(config, "deepseek_v3");
+  read_mla(config, model);
+  model.num_draft_layers = config.integer_or("num_nextn_predict_layers", 0, 0, kMaxLayers);
+  model.moe = read_experts(config, model);
+  if (!model.moe) return model;
+  config.choice_or("scoring_func", "sigmoid", {"sigmoid"});
+  config.choice_or("topk_method", "noaux_tc", {"noaux_tc"});
+  model.moe->scoring = MoeConfig::Scoring::kSigmoid;
+  model.moe->top_k = MoeConfig::TopK::kNoAuxTc;
+  model.moe->normalise = config.boolean_or("norm_topk_prob", true);
+  read_groups(config, *model.moe);
+  if (model.moe->num_experts / model.moe->num_groups < 2) {
+    config.refuse("n_group", "groups of at least two experts: the two best ones rank a group");
+  }
+  return model;
+}
+
+}  // namespace loza::families

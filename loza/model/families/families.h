@@ -1,0 +1,42 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "loza/model/config.h"
+#include "loza/model/config_reader.h"
+
+// One row a family: how its config.json is read and how its tensors are called. To add one,
+// write families/X.cpp and its row in registry.cpp.
+namespace loza::families {
+
+// Names in a checkpoint, as fmt patterns: {0} is the layer, {1} the attention module within
+// the layer. The defaults are what most decoders use.
+struct TensorNames {
+  std::string embedding = "model.embed_tokens.weight";
+  std::string attention = "model.layers.{0}.self_attn";
+  std::string attention_norm = "model.layers.{0}.input_layernorm.weight";
+  std::string feed_forward = "model.layers.{0}.mlp";
+  std::string feed_forward_norm = "model.layers.{0}.post_attention_layernorm.weight";
+  std::string final_norm = "model.norm.weight";
+  std::string head = "lm_head.weight";
+};
+
+struct Family {
+  std::string model_type;  // Hugging Face's
+  ModelConfig (*read)(const ConfigReader& config);
+  TensorNames names = {};
+};
+
+const std::vector<Family>& registry();
+// REQUIRES: read_model_config gave the name.
+const Family& family_of(const ModelConfig& config);
+
+ModelConfig read_llama(const ConfigReader& config);
+ModelConfig read_mistral(const ConfigReader& config);
+ModelConfig read_qwen2(const ConfigReader& config);
+ModelConfig read_qwen3(const ConfigReader& config);
+ModelConfig read_deepseek_v2(const ConfigReader& config);
+ModelConfig read_deepseek_v3(const ConfigReader& config);
+
+}  // namespace loza::families

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "loza/model/config.h"
+#include "loza/model/config_reader.h"
+
+// Keys that several families spell alike.
+namespace loza::families {
+
+// The largest sizes that are believed. They keep every product of two of them, times a
+// length, far from overflow; the weights' own shapes are checked against the file later.
+constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxHidden = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxLayers = 10'000;
+constexpr std::int64_t kMaxHeads = 1 << 14;
+constexpr std::int64_t kMaxHeadSize = 1 << 13;
+constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxExperts = 1 << 16;
+
+// Sizes, norm, tied embeddings, activation; refuses quantised weights.
+ModelConfig read_decoder(const ConfigReader& config, const std::string& family);
+
+// Heads of grouped-query attention with head_dim, and the rope of whole heads.
+// REQUIRES: read_decoder made `model`.
+void read_gqa(const ConfigReader& config, ModelConfig& model);
+
+// Both spellings that transformers has had: `rope_scaling` beside `rope_theta`, and
+// `rope_parameters` with everything inside. REQUIRES: model.max_position is set.
+RopeConfig read_rope(const ConfigReader& config, const ModelConfig& model, std::int64_t size);
+
+// Refuses a sliding window of `window_key` shorter than the model's longest input.
+void refuse_sliding_window(const ConfigReader& config, const ModelConfig& model,
+                           const std::string& window_key);
+
+}  // namespace loza::families

@@ -1,0 +1,32 @@
+#include "loza/model/feed_forward.h"
+
+#include <torch/torch.h>
+
+#include "loza/model/moe.h"
+
+namespace loza {
+
+Mlp::Mlp(Weights& weights, const std::string& name, std::int64_t hidden,
+         std::int64_t intermediate, bool bias)
+    : gate_up_(weights, {{name + ".gate_proj", intermediate}, {name + ".up_proj", intermediate}},
+               hidden, bias),
+      down_(weights, {{name + ".down_proj", hidden}}, intermediate, bias) {}
+
+at::Tensor Mlp::forward(const at::Tensor& x) const { return down_(swiglu(gate_up_(x))); }
+
+at::Tensor swiglu(const at::Tensor& gate_up) {
+  const std::int64_t size = gate_up.size(-1) / 2;
+  return at::silu(gate_up.narrow(-1, 0, size)) * gate_up.narrow(-1, size, size);
+}
+
+std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
+                                               const ModelConfig& config, std::int64_t layer) {
+  if (config.moe && layer >= config.moe->first_moe_layer &&
+      layer % config.moe->moe_layer_freq == 0) {
+    return std::make_unique<Moe>(weights, name, config);
+  }
+  return std::make_unique<Mlp>(weights, name, config.hidden_size, config.intermediate_size,
+                               config.mlp_bias);
+}
+
+}  // namespace loza

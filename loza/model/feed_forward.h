@@ -1,0 +1,39 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "loza/model/config.h"
+#include "loza/model/linear.h"
+#include "loza/model/weights.h"
+
+namespace loza {
+
+// The part of a layer that treats each token alone: x [T, hidden] -> [T, hidden].
+// Differentiable.
+class FeedForward {
+ public:
+  virtual ~FeedForward() = default;
+  virtual at::Tensor forward(const at::Tensor& x) const = 0;
+};
+
+// down(silu(gate(x)) * up(x)).
+class Mlp : public FeedForward {
+ public:
+  Mlp(Weights& weights, const std::string& name, std::int64_t hidden, std::int64_t intermediate,
+      bool bias);
+  at::Tensor forward(const at::Tensor& x) const override;
+
+ private:
+  Linear gate_up_, down_;
+};
+
+// gate_up [T, 2 * I], gate beside up -> silu(gate) * up, [T, I].
+at::Tensor swiglu(const at::Tensor& gate_up);
+
+// Dense or a mixture of experts, as the config says for the layer.
+std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
+                                               const ModelConfig& config, std::int64_t layer);
+
+}  // namespace loza

@@ -1,0 +1,101 @@
+#include "loza/model/moe.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <limits>
+
+namespace loza {
+namespace {
+
+// choice [T, E], the groups outside the best groups_per_token set to `excluded`.
+at::Tensor keep_best_groups(const at::Tensor& choice, const at::Tensor& group_scores,
+                            const MoeConfig& config, double excluded) {
+  const at::Tensor best = std::get<1>(group_scores.topk(config.groups_per_token, -1));
+  const at::Tensor kept =
+      at::zeros_like(group_scores, at::kBool).scatter(1, best, true).unsqueeze(-1);  // [T, g, 1]
+  return choice.view({choice.size(0), config.num_groups, -1})
+      .masked_fill(kept.logical_not(), excluded)
+      .flatten(1);
+}
+
+at::Tensor choose(const at::Tensor& scores, const at::Tensor& correction,
+                  const MoeConfig& config) {
+  at::Tensor choice = scores;
+  if (config.top_k == MoeConfig::TopK::kGroupLimitedGreedy) {
+    const at::Tensor groups = choice.view({choice.size(0), config.num_groups, -1});
+    choice = keep_best_groups(choice, groups.amax(-1), config, 0);
+  } else if (config.top_k == MoeConfig::TopK::kNoAuxTc) {
+    choice = choice + correction;
+    const at::Tensor groups = choice.view({choice.size(0), config.num_groups, -1});
+    choice = keep_best_groups(choice, std::get<0>(groups.topk(2, -1)).sum(-1), config,
+                              -std::numeric_limits<double>::infinity());
+  }
+  return std::get<1>(choice.topk(config.experts_per_token, -1));
+}
+
+}  // namespace
+
+Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeConfig& config) {
+  const at::Tensor scores = config.scoring == MoeConfig::Scoring::kSigmoid
+                                ? at::sigmoid(logits)
+                                : at::softmax(logits, -1);
+  const at::Tensor experts = choose(scores.detach(), correction, config);
+  at::Tensor weights = scores.gather(1, experts);
+  if (config.normalise) weights = weights / (weights.sum(-1, /*keepdim=*/true) + 1e-20);
+  return {experts, weights * config.scale};
+}
+
+Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
+    : config_(*config.moe) {
+  const std::int64_t hidden = config.hidden_size;
+  router_ = weights.take(name + ".gate.weight", {config_.num_experts, hidden}, at::kFloat);
+  if (config_.top_k == MoeConfig::TopK::kNoAuxTc) {
+    correction_ =
+        weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, at::kFloat);
+  }
+  for (std::int64_t e = 0; e < config_.num_experts; ++e) {
+    experts_.push_back(std::make_unique<Mlp>(weights, fmt::format("{}.experts.{}", name, e), hidden,
+                                             config_.expert_size, /*bias=*/false));
+  }
+  if (config_.num_shared_experts > 0) {
+    shared_ = std::make_unique<Mlp>(weights, name + ".shared_experts", hidden,
+                                    config_.expert_size * config_.num_shared_experts,
+                                    config.mlp_bias);
+  }
+}
+
+at::Tensor Moe::forward(const at::Tensor& x) const {
+  const Routing routing =
+      route(at::linear(x.to(at::kFloat), router_), correction_, config_);
+  const at::Tensor routed = run_experts(x, routing);
+  return shared_ ? routed + shared_->forward(x) : routed;
+}
+
+// Tokens are sorted by expert, so that each expert runs once over its own; its outputs go back
+// to the tokens' order before they are weighted, so that a token's sum does not depend on the
+// others.
+at::Tensor Moe::run_experts(const at::Tensor& x, const Routing& routing) const {
+  const std::int64_t per_token = config_.experts_per_token;
+  const at::Tensor flat = routing.experts.flatten();                       // [T * K]
+  const at::Tensor order = flat.argsort(/*stable=*/true, -1, /*descending=*/false);
+  const at::Tensor counts = at::bincount(flat, {}, config_.num_experts).cpu();
+  const at::Tensor sorted = x.index_select(0, order.floor_divide(per_token));
+  std::vector<at::Tensor> outputs;
+  std::int64_t begin = 0;
+  for (std::int64_t e = 0; e < config_.num_experts; ++e) {
+    const std::int64_t count = counts.const_data_ptr<std::int64_t>()[e];
+    if (count == 0) continue;
+    outputs.push_back(experts_[static_cast<std::size_t>(e)]->forward(
+        sorted.narrow(0, begin, count)));
+    begin += count;
+  }
+  if (outputs.empty()) return at::zeros_like(x);
+  const at::Tensor back = at::empty_like(order).scatter_(
+      0, order, at::arange(order.size(0), order.options()));
+  const at::Tensor by_token =
+      at::cat(outputs).index_select(0, back).view({x.size(0), per_token, x.size(1)});
+  return (by_token * routing.weights.unsqueeze(-1)).sum(1).to(x.scalar_type());
+}
+
+}  // namespace loza

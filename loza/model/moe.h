@@ -1,0 +1,31 @@
+#pragma once
+
+#include "loza/model/feed_forward.h"
+
+namespace loza {
+
+// Which experts each token visits: indices [T, K] int64 and their weights [T, K] fp32.
+struct Routing {
+  at::Tensor experts, weights;
+};
+
+// logits [T, E] fp32; correction [E] fp32, DeepSeek-V3's e_score_correction_bias, which moves
+// the choice and not the weights (undefined elsewhere).
+Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeConfig& config);
+
+// sum over a token's experts of weight * expert(x), plus the shared experts.
+class Moe : public FeedForward {
+ public:
+  Moe(Weights& weights, const std::string& name, const ModelConfig& config);
+  at::Tensor forward(const at::Tensor& x) const override;
+
+ private:
+  at::Tensor run_experts(const at::Tensor& x, const Routing& routing) const;
+
+  MoeConfig config_;
+  at::Tensor router_, correction_;  // [E, hidden], [E] fp32
+  std::vector<std::unique_ptr<Mlp>> experts_;
+  std::unique_ptr<Mlp> shared_;
+};
+
+}  // namespace loza

@@ -1,0 +1,185 @@
+#include "loza/model/transformer.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "loza/base/check.h"
+#include "loza/base/error.h"
+#include "loza/base/json.h"
+#include "loza/model/attention_module.h"
+#include "loza/model/families/families.h"
+#include "loza/model/feed_forward.h"
+#include "loza/model/norm.h"
+#include "loza/model/weights.h"
+
+namespace loza {
+
+// Everything is made in the order of the checkpoint's usual listing; Weights keeps the list.
+struct Layer {
+  at::Tensor attention_norm;  // [hidden]
+  std::unique_ptr<AttentionModule> attention;
+  at::Tensor feed_forward_norm;  // [hidden]
+  std::unique_ptr<FeedForward> feed_forward;
+};
+
+struct Transformer::Impl {
+  ModelConfig config;
+  at::ScalarType dtype;
+  at::Device device;
+  Rope rope;
+  at::Tensor embedding;  // [vocab, hidden]
+  std::vector<Layer> layers;
+  at::Tensor final_norm;  // [hidden]
+  at::Tensor head;        // [vocab, hidden]; the embedding itself where tied
+  NamedTensors parameters;
+  std::int64_t num_parameters = 0;
+
+  Impl(const ModelConfig& model_config, Weights& weights, at::ScalarType dtype,
+       at::Device device);
+};
+
+namespace {
+
+Layer make_layer(Weights& weights, const ModelConfig& config, const families::TensorNames& names,
+                 std::int64_t layer_idx) {
+  const auto name = [&](const std::string& pattern) {
+    return fmt::format(fmt::runtime(pattern), layer_idx, /*module of the layer*/ 0);
+  };
+  Layer layer;
+  layer.attention_norm = weights.take(name(names.attention_norm), {config.hidden_size});
+  layer.attention = make_attention(weights, name(names.attention), config,
+                                   layer_idx * config.modules_per_layer);
+  layer.feed_forward_norm = weights.take(name(names.feed_forward_norm), {config.hidden_size});
+  layer.feed_forward = make_feed_forward(weights, name(names.feed_forward), config, layer_idx);
+  return layer;
+}
+
+bool starts_with(const std::string& text, const std::string& prefix) {
+  return text.compare(0, prefix.size(), prefix) == 0;
+}
+
+// Tensors that checkpoints carry and a forward pass does not need.
+bool is_unneeded(const std::string& name, const ModelConfig& config) {
+  static const std::string kInverseFrequencies = ".rotary_emb.inv_freq";
+  if (name.size() > kInverseFrequencies.size() &&
+      name.compare(name.size() - kInverseFrequencies.size(), std::string::npos,
+                   kInverseFrequencies) == 0) {
+    return true;
+  }
+  if (config.tied_embeddings && name == families::family_of(config).names.head) return true;
+  for (std::int64_t i = 0; i < config.num_draft_layers; ++i) {
+    if (starts_with(name, fmt::format("model.layers.{}.", config.num_layers + i))) return true;
+  }
+  return false;
+}
+
+void refuse_extra_tensors(const Checkpoint& checkpoint, const std::set<std::string>& taken,
+                          const ModelConfig& config) {
+  for (const auto& [name, entry] : checkpoint.tensors()) {
+    if (taken.count(name) != 0 || is_unneeded(name, config)) continue;
+    throw_bad_input(checkpoint.folder().string(),
+                    fmt::format("only tensors of a {} with {} layers", config.family,
+                                config.num_layers),
+                    fmt::format("an extra tensor {}", quote_name(name)));
+  }
+}
+
+void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
+  LOZA_CHECK((batch.core != nullptr) != (batch.kv != nullptr));
+  LOZA_CHECK(batch.offsets.size() >= 2 && batch.offsets.front() == 0, batch.offsets.size());
+  LOZA_CHECK(batch.ids.dim() == 1 && batch.offsets.back() == batch.ids.size(0),
+             batch.offsets.back(), batch.ids.size(0));
+  LOZA_CHECK(batch.positions.sizes() == batch.ids.sizes());
+  if (batch.kv == nullptr) return;
+  LOZA_CHECK(batch.plan != nullptr);
+  LOZA_CHECK(batch.plan->num_modules() == config.num_modules(), batch.plan->num_modules());
+  LOZA_CHECK(static_cast<std::int64_t>(batch.kv->size()) == config.num_modules(),
+             batch.kv->size());
+}
+
+}  // namespace
+
+Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights,
+                        at::ScalarType dtype, at::Device device)
+    : config(model_config), dtype(dtype), device(device), rope(config.rope, device) {
+  const families::TensorNames& names = families::family_of(config).names;
+  embedding = weights.take(names.embedding, {config.vocab_size, config.hidden_size});
+  for (std::int64_t i = 0; i < config.num_layers; ++i) {
+    layers.push_back(make_layer(weights, config, names, i));
+  }
+  final_norm = weights.take(names.final_norm, {config.hidden_size});
+  head = config.tied_embeddings
+             ? embedding
+             : weights.take(names.head, {config.vocab_size, config.hidden_size});
+  parameters = weights.parameters();
+  for (const auto& [name, tensor] : parameters) num_parameters += tensor.numel();
+}
+
+Transformer Transformer::load(const Checkpoint& checkpoint, at::ScalarType dtype,
+                              at::Device device) {
+  const at::NoGradGuard no_grad;
+  const ModelConfig config = read_model_config(
+      checkpoint.config(), (checkpoint.folder() / "config.json").string());
+  // Once without memory, to see that every tensor is there and right.
+  Weights check(checkpoint, dtype, at::kMeta);
+  Impl(config, check, dtype, at::kMeta);
+  refuse_extra_tensors(checkpoint, check.taken(), config);
+
+  Weights weights(checkpoint, dtype, device);
+  return Transformer(std::make_unique<Impl>(config, weights, dtype, device));
+}
+
+Transformer::Transformer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Transformer::~Transformer() = default;
+Transformer::Transformer(Transformer&&) noexcept = default;
+
+const ModelConfig& Transformer::config() const { return impl_->config; }
+at::ScalarType Transformer::dtype() const { return impl_->dtype; }
+at::Device Transformer::device() const { return impl_->device; }
+std::vector<std::pair<std::string, at::Tensor>> Transformer::parameters() const {
+  return impl_->parameters;
+}
+std::int64_t Transformer::num_parameters() const { return impl_->num_parameters; }
+
+at::Tensor Transformer::forward(const ForwardBatch& batch) const {
+  check_batch(batch, impl_->config);
+  // Pages are written in place; no gradient passes through them.
+  std::optional<at::NoGradGuard> no_grad;
+  if (batch.kv != nullptr) no_grad.emplace();
+
+  const double eps = impl_->config.norm_eps;
+  const ForwardContext context(batch, impl_->rope);
+  at::Tensor x = at::embedding(impl_->embedding, batch.ids);  // [T, hidden], the residual stream
+  for (const Layer& layer : impl_->layers) {
+    x = x + layer.attention->forward(rms_norm(x, layer.attention_norm, eps), context);
+    x = x + layer.feed_forward->forward(rms_norm(x, layer.feed_forward_norm, eps));
+  }
+  return rms_norm(x, impl_->final_norm, eps);
+}
+
+at::Tensor Transformer::logits(const at::Tensor& hidden) const {
+  return at::linear(hidden, impl_->head).to(at::kFloat);
+}
+
+ForwardBatch ForwardBatch::whole(const std::vector<std::int64_t>& ids, AttentionCore& core) {
+  const auto num_tokens = static_cast<std::int64_t>(ids.size());
+  ForwardBatch batch;
+  batch.ids = torch::tensor(ids, at::kLong);
+  batch.positions = at::arange(num_tokens, at::kLong);
+  batch.offsets = {0, num_tokens};
+  batch.core = &core;
+  return batch;
+}
+
+at::Tensor PlannedCore::attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
+                               const at::Tensor& v, const attention::Sequences& sequences,
+                               double scale) {
+  return attention::attend(q, k, v, sequences,
+                           plan_.patterns[static_cast<std::size_t>(module_idx)], scale);
+}
+
+}  // namespace loza

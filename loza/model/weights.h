@@ -1,0 +1,56 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loza/checkpoint/checkpoint.h"
+
+namespace loza {
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+// Hands a model its weights while the model is built, and keeps the list of them. On the meta
+// device nothing is read or allocated: building a model there checks every name and shape.
+class Weights {
+ public:
+  Weights(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device);
+
+  // The tensor of that name; `dtype` where it is not the compute dtype.
+  // Throws Error(kBadInput) when it is missing or has another shape.
+  at::Tensor take(const std::string& name, const std::vector<std::int64_t>& shape,
+                  std::optional<at::ScalarType> dtype = {});
+  // One tensor [sizes[0] + sizes[1] + ..., rest...] that holds the named ones behind each
+  // other; part i, [sizes[i], rest...], is a view of it in the list of parameters.
+  struct Stack {
+    at::Tensor whole;
+    std::vector<at::Tensor> parts;
+  };
+  Stack take_stacked(const std::vector<std::string>& names,
+                     const std::vector<std::int64_t>& sizes,
+                     const std::vector<std::int64_t>& rest);
+  // Records a tensor that is part of another one, filled by fill().
+  void add_parameter(const std::string& name, const at::Tensor& tensor);
+  at::Tensor allocate(const std::vector<std::int64_t>& shape) const;
+  // Copies the tensor of that name into `target`, which has its shape.
+  void fill(const std::string& name, const at::Tensor& target);
+
+  const NamedTensors& parameters() const { return parameters_; }
+  const std::set<std::string>& taken() const { return taken_; }
+
+ private:
+  const TensorEntry& find(const std::string& name, at::IntArrayRef shape);
+
+  const Checkpoint& checkpoint_;
+  at::ScalarType dtype_;
+  at::Device device_;
+  NamedTensors parameters_;
+  std::set<std::string> taken_;
+};
+
+}  // namespace loza

@@ -1,0 +1,153 @@
+#include "loza/train/data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "loza/base/check.h"
+#include "loza/base/error.h"
+#include "loza/base/hash.h"
+#include "loza/base/random.h"
+#include "loza/tasks/haystack.h"
+#include "loza/tasks/rows.h"
+
+namespace loza {
+namespace {
+
+// Keeps a run's generated documents apart from those of an evaluation with the same seed.
+constexpr std::uint64_t kDataSalt = 0x6C6F7A612D646174ull;
+
+std::vector<std::string> split_names(const std::string& text) {
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    names.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return names;
+}
+
+std::string task_names() {
+  std::string names;
+  for (const TaskInfo& task : tasks()) names += fmt::format("{}, ", task.name);
+  return names;
+}
+
+// Item `i` of an order in which each of n items comes once: i -> (a i + b) mod n with a and n
+// coprime, so that no table is kept.
+std::int64_t shuffled(std::int64_t i, std::int64_t n, Random random) {
+  std::int64_t factor = 1 + random.below(n);
+  while (std::gcd(factor, n) != 1) ++factor;
+  const auto product = static_cast<__int128>(factor) * i + random.below(n);
+  return static_cast<std::int64_t>(product % n);
+}
+
+// A new stream for each (seed, key).
+Random keyed_random(std::uint64_t seed, std::uint64_t key) {
+  return Random(Random(seed ^ kDataSalt).next() + key);
+}
+
+}  // namespace
+
+// One name of DataOptions::sources.
+struct Data::Source {
+  const TaskInfo* task = nullptr;  // a generated task, or:
+  std::vector<TokenizedDocument> documents;
+
+  TaskOptions task_options;  // haystacks below
+  std::optional<Haystack> prose, code;
+  EncodeText encode;
+
+  Source(const std::string& name, const DataOptions& options, const Tokenizer& tokenizer);
+  void load_file(const std::string& name, std::int64_t length);
+  void prepare_task(const DataOptions& options);
+  TokenizedDocument draw(std::uint64_t seed, std::int64_t index) const;
+};
+
+Data::Source::Source(const std::string& name, const DataOptions& options,
+                     const Tokenizer& tokenizer)
+    : task(find_task(name)), encode([&tokenizer](std::string_view text) {
+        return tokenizer.encode(text);
+      }) {
+  if (task != nullptr) {
+    prepare_task(options);
+  } else if (name.find('.') != std::string::npos || name.find('/') != std::string::npos) {
+    load_file(name, options.length);
+  } else {
+    throw_usage("--data", fmt::format("{}or a file", task_names()), fmt::format("'{}'", name),
+                "write ./NAME for a file without an ending");
+  }
+}
+
+void Data::Source::load_file(const std::string& name, std::int64_t length) {
+  const std::vector<Document> rows = load_rows(name);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    try {
+      TokenizedDocument document = tokenize_document(rows[i], encode);
+      const std::int64_t window_len = document.answers.empty() ? length : document.length();
+      for (auto& window : cut_into_windows(document, std::max<std::int64_t>(window_len, 2))) {
+        documents.push_back(std::move(window));
+      }
+    } catch (const Error& error) {
+      Error::Text text = error.text();
+      text.place = fmt::format("{}: document {}: {}", name, i + 1, text.place);
+      throw Error(error.code(), text);
+    }
+  }
+  if (documents.empty()) throw_bad_input(name, "documents", "none");
+}
+
+void Data::Source::prepare_task(const DataOptions& options) {
+  if (!options.prose.empty()) prose = Haystack::from_file(options.prose);
+  if (!options.code.empty()) code = Haystack::from_file(options.code);
+  task_options.length = options.length;
+  task_options.num_questions = options.num_questions;
+  task_options.prose = prose ? &*prose : nullptr;
+  task_options.code = code ? &*code : nullptr;
+  task_options.count_tokens = [this](std::string_view text) {
+    return static_cast<std::int64_t>(encode(text).size());
+  };
+}
+
+TokenizedDocument Data::Source::draw(std::uint64_t seed, std::int64_t index) const {
+  if (task != nullptr) {
+    TaskOptions seeded = task_options;
+    seeded.seed = seed ^ kDataSalt;
+    return tokenize_document(make_document(task->name, seeded, index), encode);
+  }
+  const auto n = static_cast<std::int64_t>(documents.size());
+  const auto epoch = static_cast<std::uint64_t>(index / n);
+  return documents[static_cast<std::size_t>(shuffled(index % n, n, keyed_random(seed, epoch)))];
+}
+
+Data::Data(const DataOptions& options, const Tokenizer& tokenizer) {
+  if (options.length < 2) {
+    throw_usage("--length", "at least 2 tokens", fmt::format("{}", options.length));
+  }
+  for (const std::string& name : split_names(options.sources)) {
+    sources_.push_back(std::make_shared<const Source>(name, options, tokenizer));
+  }
+}
+
+TokenizedDocument Data::draw(std::uint64_t seed, std::int64_t index) const {
+  LOZA_CHECK(index >= 0, index);
+  const auto n = static_cast<std::int64_t>(sources_.size());
+  const std::int64_t round = index / n;
+  std::vector<std::int64_t> order(sources_.size());
+  std::iota(order.begin(), order.end(), 0);
+  keyed_random(seed, ~static_cast<std::uint64_t>(round)).shuffle(order);
+  const std::int64_t source_idx = order[static_cast<std::size_t>(index % n)];
+  return sources_[static_cast<std::size_t>(source_idx)]->draw(seed, round);
+}
+
+void hash_document(Sha256& hash, const TokenizedDocument& document) {
+  const std::int64_t length = document.length();
+  hash.update(std::as_bytes(std::span(&length, 1)));
+  hash.update(std::as_bytes(std::span(document.ids)));
+  hash.update(std::as_bytes(std::span(document.is_answer)));
+}
+
+}  // namespace loza

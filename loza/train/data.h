@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "loza/base/hash.h"
+#include "loza/tasks/tokenized.h"
+#include "loza/tokenizer/tokenizer.h"
+
+namespace loza {
+
+// Document `index` of a seed's run: a pure function of both, so that a run that is resumed at
+// a step draws what it would have drawn.
+using DrawDocument = std::function<TokenizedDocument(std::uint64_t seed, std::int64_t index)>;
+
+struct DataOptions {
+  // What is mixed, comma separated: names of generated tasks ("lines", "niah", "noise", ...)
+  // and files (a path with a '.' or '/'): rows of JSONL, or plain text.
+  std::string sources;
+  std::int64_t length = 2048;       // tokens of a generated document
+  std::int64_t num_questions = 8;   // of a generated document
+  std::filesystem::path prose, code;  // haystacks of the tasks that need one; may be empty
+};
+
+// Documents of several sources in turn, each source once in every round, in a seeded order. A
+// file's documents are all seen before one is seen again; plain text longer than `length` is
+// cut into windows, rows with answers stay whole. Immutable; thread-safe. Copies share what
+// they read.
+class Data {
+ public:
+  // Reads and encodes the files. Throws Error(kBadInput) for what is wrong in them, Error(kUsage)
+  // for an unknown source.
+  // `tokenizer` must outlive the object.
+  Data(const DataOptions& options, const Tokenizer& tokenizer);
+
+  TokenizedDocument draw(std::uint64_t seed, std::int64_t index) const;
+  TokenizedDocument operator()(std::uint64_t seed, std::int64_t index) const {
+    return draw(seed, index);
+  }
+
+ private:
+  struct Source;
+  std::vector<std::shared_ptr<const Source>> sources_;
+};
+
+// Adds a document (its ids and answer marks) to a hash of what a run has seen.
+void hash_document(Sha256& hash, const TokenizedDocument& document);
+
+}  // namespace loza

@@ -1,0 +1,176 @@
+#include "loza/train/loop.h"
+
+#include <ATen/ops/isfinite.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "loza/base/check.h"
+#include "loza/base/error.h"
+#include "loza/base/progress.h"
+#include "loza/train/snapshot.h"
+
+namespace loza {
+namespace {
+
+constexpr const char* kParameter = "parameter.";
+constexpr const char* kOptimizer = "optimizer.";
+
+// The first parameter whose gradient is not finite, for the diagnosis.
+std::string first_bad_gradient(const NamedTensors& parameters) {
+  for (const auto& [name, tensor] : parameters) {
+    if (!tensor.grad().defined()) continue;
+    const auto num_bad = tensor.grad().numel() - at::isfinite(tensor.grad()).sum().item<std::int64_t>();
+    if (num_bad > 0) return fmt::format("{} of {} elements of '{}'", num_bad, tensor.numel(), name);
+  }
+  return "none, but their norm overflows";
+}
+
+std::int64_t read_count(const Json& state, const char* name, const std::string& place) {
+  if (!state.is_object() || !state.contains(name) || !state[name].is_number_integer() ||
+      state[name] < 0) {
+    throw_bad_input(place, fmt::format("a count '{}'", name), "none");
+  }
+  return state[name].get<std::int64_t>();
+}
+
+// What a resumed run must share with the saved one.
+Json fingerprint(const TrainOptions& options) {
+  return {{"seed", options.seed}, {"documents_per_step", options.documents_per_step}};
+}
+
+void load_parameters(const std::map<std::string, at::Tensor>& saved, const NamedTensors& parameters,
+                     const std::string& place) {
+  if (saved.size() != parameters.size()) {
+    throw_bad_input(place, fmt::format("{} parameters", parameters.size()),
+                    fmt::format("{}", saved.size()));
+  }
+  for (const auto& [name, tensor] : parameters) {
+    const auto found = saved.find(name);
+    if (found == saved.end() || found->second.sizes() != tensor.sizes() ||
+        found->second.scalar_type() != tensor.scalar_type()) {
+      throw_bad_input(place, fmt::format("the parameter '{}' of this run's shape and type", name),
+                      found == saved.end() ? "none" : "another shape or type");
+    }
+  }
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : parameters) at::Tensor(tensor).copy_(saved.at(name));
+}
+
+}  // namespace
+
+Trainer::Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss)
+    : options_(std::move(options)),
+      draw_(std::move(draw)),
+      loss_(std::move(loss)),
+      optimizer_(std::move(parameters), options_.optimizer) {
+  LOZA_CHECK(options_.documents_per_step >= 1, options_.documents_per_step);
+  LOZA_CHECK(options_.max_bad_steps >= 1, options_.max_bad_steps);
+}
+
+StepReport Trainer::step() {
+  LOZA_CHECK(!done(), step_);
+  StepReport report;
+  report.step = step_;
+  report.lr = options_.schedule.at(step_);
+  accumulate(report);
+  report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.grad_norm);
+  if (report.skipped) {
+    note_bad_step(report);
+  } else {
+    bad_in_a_row_ = 0;
+    if (options_.clip_norm > 0 && report.grad_norm > options_.clip_norm) {
+      optimizer_.scale_grads(options_.clip_norm / report.grad_norm);
+    }
+    optimizer_.step(report.lr);
+  }
+  ++step_;
+  return report;
+}
+
+void Trainer::accumulate(StepReport& report) {
+  optimizer_.zero_grad();
+  const std::int64_t num_documents = options_.documents_per_step;
+  for (std::int64_t i = 0; i < num_documents; ++i) {
+    const TokenizedDocument document = draw_(options_.seed, step_ * num_documents + i);
+    const at::Tensor loss = loss_(document) / static_cast<double>(num_documents);
+    loss.backward();
+    report.loss += loss.item<double>();
+    report.num_tokens += document.length();
+  }
+  report.grad_norm = optimizer_.grad_norm();
+}
+
+void Trainer::note_bad_step(const StepReport& report) {
+  ++num_skipped_;
+  ++bad_in_a_row_;
+  const std::string seen =
+      fmt::format("loss {}, gradient norm {} (not finite: {}) at step {}, learning rate {:g}, {} "
+                  "tokens",
+                  report.loss, report.grad_norm, first_bad_gradient(optimizer_.parameters()),
+                  report.step, report.lr, report.num_tokens);
+  if (bad_in_a_row_ < options_.max_bad_steps) {
+    spdlog::warn("training: step skipped: {}", seen);
+    return;
+  }
+  throw Error(ExitCode::kFailed,
+              {"training", "a finite loss and gradient",
+               fmt::format("{} times in a row {}", bad_in_a_row_, seen),
+               "lower the learning rate, use --dtype fp32, or look at the documents"});
+}
+
+void Trainer::run(const std::string& title,
+                  const std::function<void(const StepReport&)>& after_step) {
+  Progress progress(title, num_steps() - step_);
+  while (!done()) {
+    const StepReport report = step();
+    if (after_step) after_step(report);
+    progress.advance(1, fmt::format("loss {:.4g}", report.loss));
+  }
+}
+
+void Trainer::save(const std::filesystem::path& run) const {
+  Snapshot snapshot;
+  for (const auto& [name, tensor] : optimizer_.parameters()) {
+    snapshot.tensors.emplace_back(kParameter + name, tensor.detach().cpu().contiguous());
+  }
+  for (const auto& [name, tensor] : optimizer_.state()) {
+    snapshot.tensors.emplace_back(kOptimizer + name, tensor.detach().cpu().contiguous());
+  }
+  snapshot.state = {{"step", step_},
+                    {"num_skipped", num_skipped_},
+                    {"bad_in_a_row", bad_in_a_row_},
+                    {"run", fingerprint(options_)}};
+  write_snapshot(snapshot_folder(run, step_), snapshot);
+}
+
+void Trainer::resume(const std::filesystem::path& folder) {
+  const std::string place = folder.string();
+  const Snapshot snapshot = read_snapshot(folder);
+  const std::int64_t step = read_count(snapshot.state, "step", place);
+  if (step > num_steps()) {
+    throw_bad_input(place, fmt::format("at most {} steps", num_steps()), fmt::format("{}", step));
+  }
+  if (!snapshot.state.contains("run") || snapshot.state["run"] != fingerprint(options_)) {
+    throw_bad_input(place, fmt::format("a run of {}", fingerprint(options_).dump()),
+                    snapshot.state.value("run", Json()).dump(), "resume with the run's options");
+  }
+  std::map<std::string, at::Tensor> parameters;
+  NamedTensors optimizer;
+  for (const auto& [name, tensor] : snapshot.tensors) {
+    if (name.starts_with(kParameter)) parameters[name.substr(std::string(kParameter).size())] = tensor;
+    if (name.starts_with(kOptimizer)) {
+      optimizer.emplace_back(name.substr(std::string(kOptimizer).size()), tensor);
+    }
+  }
+  load_parameters(parameters, optimizer_.parameters(), place);
+  optimizer_.load_state(optimizer, place);
+  step_ = step;
+  num_skipped_ = read_count(snapshot.state, "num_skipped", place);
+  bad_in_a_row_ = read_count(snapshot.state, "bad_in_a_row", place);
+}
+
+}  // namespace loza

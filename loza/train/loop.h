@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "loza/train/data.h"
+#include "loza/train/optimizer.h"
+#include "loza/train/schedule.h"
+
+namespace loza {
+
+struct TrainOptions {
+  std::uint64_t seed = 0;               // of what the steps draw
+  std::int64_t documents_per_step = 1;  // gradients are their mean
+  double clip_norm = 0;                 // gradients are scaled down to this norm; 0: never
+  std::int64_t max_bad_steps = 3;       // in a row, then the run ends
+  OptimizerOptions optimizer;
+  Schedule schedule;                    // num_steps among it
+};
+
+// What a step did.
+struct StepReport {
+  std::int64_t step = 0;
+  double loss = 0;         // mean of the documents'
+  double grad_norm = 0;    // before clipping
+  double lr = 0;
+  std::int64_t num_tokens = 0;
+  bool skipped = false;    // loss or gradient was not finite: nothing was updated
+};
+
+// The optimisation loop: draws documents, takes a loss, follows its gradient. It knows neither
+// the model nor what is trained: parameters and loss come from the caller. Not thread-safe.
+class Trainer {
+ public:
+  // The loss of one document: a scalar, differentiable in the parameters.
+  using LossFn = std::function<at::Tensor(const TokenizedDocument&)>;
+
+  // Parameters are leaf tensors on the CPU or a device, updated in place, each requiring a
+  // gradient.
+  Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss);
+
+  std::int64_t num_steps() const { return options_.schedule.num_steps; }
+  std::int64_t next_step() const { return step_; }
+  std::int64_t num_skipped() const { return num_skipped_; }
+  bool done() const { return step_ >= num_steps(); }
+
+  // One step. Where loss or gradient is not finite the update is skipped and counted; the
+  // third time in a row (max_bad_steps) it throws Error(kFailed) that says what was seen.
+  // REQUIRES: !done().
+  StepReport step();
+
+  // All steps that are left, with a progress bar; after_step may be empty.
+  void run(const std::string& title, const std::function<void(const StepReport&)>& after_step);
+
+  // Everything that the next step depends on, in snapshot_folder(run, next_step()). Steps
+  // after resume() are bit-equal to those of a run that was never interrupted.
+  void save(const std::filesystem::path& run) const;
+  // Continues from a folder that save() made. Throws Error(kBadInput) for a damaged one, or
+  // one of other parameters, seed or number of documents a step.
+  void resume(const std::filesystem::path& folder);
+
+ private:
+  // Sums gradients over the step's documents; fills loss, grad_norm and num_tokens.
+  void accumulate(StepReport& report);
+  void note_bad_step(const StepReport& report);
+
+  TrainOptions options_;
+  DrawDocument draw_;
+  LossFn loss_;
+  Optimizer optimizer_;
+  std::int64_t step_ = 0;
+  std::int64_t num_skipped_ = 0;
+  std::int64_t bad_in_a_row_ = 0;
+};
+
+}  // namespace loza
