@@ -23,6 +23,11 @@ function(loza_use_torch target)
   if(NOT target STREQUAL loza_torch_pch)
     target_precompile_headers(${target} REUSE_FROM loza_torch_pch)
   endif()
+  # The header is compiled as libraries are, and serves programs only if they are compiled alike.
+  get_target_property(type ${target} TYPE)
+  if(type STREQUAL "EXECUTABLE")
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
 endfunction()
 
 if(LOZA_TORCH)

@@ -45,7 +45,7 @@ void sync_path(const fs::path& path) {
 }  // namespace
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
-  Descriptor file(path, O_RDONLY);
+  Descriptor file(path, O_RDONLY | O_NONBLOCK);  // a pipe must not make us wait
   struct stat info {};
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0) {
     throw_bad_input(path.string(), "a readable file", std::strerror(errno));
@@ -97,12 +97,12 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
       done += static_cast<std::size_t>(n);
     }
     if (::fsync(file.get()) != 0) throw_failed(temporary, "to be synced to disk");
+    if (::rename(temporary.c_str(), path.c_str()) != 0) throw_failed(path, "to be replaced");
   } catch (...) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
     throw;
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) throw_failed(path, "to be replaced");
   sync_path(path.has_parent_path() ? path.parent_path() : fs::path("."));
 }
 

@@ -222,7 +222,7 @@ void copy_entry(const fs::directory_entry& entry, const fs::path& from, const fs
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
-    throw_bad_input(folder.string(), "a model folder",
+    throw_bad_input(folder.empty() ? "\"\"" : folder.string(), "a model folder",
                     is_there(folder) ? "something else" : "nothing there");
   }
   if (!is_there(folder / kConfig)) {

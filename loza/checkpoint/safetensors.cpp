@@ -19,7 +19,7 @@ constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr std::size_t kMaxRank = 8;
 // Together with the header's length these bound what a header can make us allocate.
-constexpr std::size_t kMaxTensors = std::size_t{1} << 18;
+constexpr std::size_t kMaxTensors = std::size_t{1} << 17;
 constexpr std::size_t kMaxMetadata = std::size_t{1} << 16;
 
 struct Offsets {

@@ -32,11 +32,17 @@ void show(Sequence& sequence, const std::string& piece) {
 
 DType kv_dtype_of(const Transformer& model) {
   switch (model.dtype()) {
-    case at::kDouble: return DType::kF64;
-    case at::kFloat: return DType::kF32;
-    case at::kBFloat16: return DType::kBF16;
-    case at::kHalf: return DType::kF16;
-    default: LOZA_CHECK(false, "a model's dtype is a floating one"); return DType::kF32;
+    case at::kDouble:
+      return DType::kF64;
+    case at::kFloat:
+      return DType::kF32;
+    case at::kBFloat16:
+      return DType::kBF16;
+    case at::kHalf:
+      return DType::kF16;
+    default:
+      LOZA_CHECK(false, "a model's dtype is a floating one");
+      return DType::kF32;
   }
 }
 
@@ -188,11 +194,11 @@ void Engine::check(const Request& request) const {
   const std::int64_t length =
       static_cast<std::int64_t>(request.prompt.size()) + request.max_new - 1;
   if (!cache_.could_ever_open(length)) {
-    throw Error(ExitCode::kDoesNotFit,
-                {"request", "a length that the KV cache holds",
-                 fmt::format("{} tokens of prompt and {} new ones", request.prompt.size(),
-                             request.max_new),
-                 "take a shorter prompt, fewer new tokens or a larger cache"});
+    throw Error(
+        ExitCode::kDoesNotFit,
+        {"request", "a length that the KV cache holds",
+         fmt::format("{} tokens of prompt and {} new ones", request.prompt.size(), request.max_new),
+         "take a shorter prompt, fewer new tokens or a larger cache"});
   }
 }
 

@@ -16,11 +16,11 @@
 namespace loza {
 
 struct EngineOptions {
-  std::int64_t max_sequences = 8;   // that run at a time; others wait
-  std::int64_t num_tokens = 8192;   // of prompt and text, of all running sequences together
-  std::int64_t chunk_len = 512;     // tokens of prompts that one step computes
-  std::int64_t budget_bytes = 0;    // of KV memory; 0: what the system says is available
-  bool poison = false;              // KvLimits::poison, for tests
+  std::int64_t max_sequences = 8;  // that run at a time; others wait
+  std::int64_t num_tokens = 8192;  // of prompt and text, of all running sequences together
+  std::int64_t chunk_len = 512;    // tokens of prompts that one step computes
+  std::int64_t budget_bytes = 0;   // of KV memory; 0: what the system says is available
+  bool poison = false;             // KvLimits::poison, for tests
 };
 
 // Turns requests into tokens. One thread owns it: submit(), step() until has_work() is false,

@@ -127,8 +127,8 @@ KvCache::KvCache(const KvRow& row, const std::vector<BlockPattern>& patterns,
 }
 
 bool KvCache::can_open(std::int64_t max_len) const {
-  const bool has_slot = std::any_of(slots_.begin(), slots_.end(),
-                                    [](const Slot& slot) { return !slot.is_open; });
+  const bool has_slot =
+      std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.is_open; });
   return has_slot && std::all_of(page_groups_.begin(), page_groups_.end(),
                                  [&](const KvPages& pages) { return pages.can_open(max_len); });
 }

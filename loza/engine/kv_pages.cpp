@@ -72,8 +72,7 @@ std::int64_t KvPages::fill_table(const std::vector<std::int32_t>& batch,
   table.assign(batch.size() * stride, -1);
   for (std::size_t b = 0; b < batch.size(); ++b) {
     const auto& pages = pages_of(static_cast<std::size_t>(batch[b]));
-    std::copy(pages.begin(), pages.end(),
-              table.begin() + static_cast<std::ptrdiff_t>(b * stride));
+    std::copy(pages.begin(), pages.end(), table.begin() + static_cast<std::ptrdiff_t>(b * stride));
   }
   return static_cast<std::int64_t>(stride);
 }

@@ -16,9 +16,7 @@ struct KvRow {
   std::int64_t v_offset = 0;
   std::int64_t v_head_stride = 0;
 
-  std::int64_t size_bytes() const {
-    return size * static_cast<std::int64_t>(element_bytes(dtype));
-  }
+  std::int64_t size_bytes() const { return size * static_cast<std::int64_t>(element_bytes(dtype)); }
 
   // G key heads of qk_size, then G value heads of v_size.
   static constexpr KvRow heads(DType dtype, std::int64_t num_key_heads, std::int64_t qk_size,

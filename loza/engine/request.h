@@ -13,8 +13,8 @@ namespace loza {
 
 // What a caller asks of the engine.
 struct Request {
-  std::vector<std::int64_t> prompt;    // ids, at least one
-  std::int64_t max_new = 256;          // tokens to generate, at least one
+  std::vector<std::int64_t> prompt;  // ids, at least one
+  std::int64_t max_new = 256;        // tokens to generate, at least one
   SamplingOptions sampling;
   std::vector<std::int64_t> stop_ids;  // end the text and are no part of it
   std::vector<std::string> stops;      // likewise, none empty; needs a tokenizer
@@ -40,9 +40,9 @@ struct Completion {
   std::vector<std::int64_t> ids;  // generated ones, a stop id included
   std::string text;               // of the ids, up to the stop; empty without a tokenizer
   std::int64_t prompt_len = 0;
-  double prefill_ms = 0;          // from its first chunk to its first token
-  double decode_ms = 0;           // from there to its last token
-  KvBytes kv;                     // that the sequence held in the end
+  double prefill_ms = 0;  // from its first chunk to its first token
+  double decode_ms = 0;   // from there to its last token
+  KvBytes kv;             // that the sequence held in the end
 };
 
 }  // namespace loza

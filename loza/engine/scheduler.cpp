@@ -9,10 +9,14 @@ namespace loza {
 
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kBroken: return "broken";
-    case FinishReason::kCancelled: return "cancelled";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kBroken:
+      return "broken";
+    case FinishReason::kCancelled:
+      return "cancelled";
   }
   return "?";
 }

@@ -23,9 +23,7 @@ struct Sequence {
   Sequence(std::int64_t id, Request asked);
 
   std::int64_t num_pending() const { return static_cast<std::int64_t>(ids.size()) - num_computed; }
-  std::int64_t num_generated() const {
-    return static_cast<std::int64_t>(ids.size()) - prompt_len;
-  }
+  std::int64_t num_generated() const { return static_cast<std::int64_t>(ids.size()) - prompt_len; }
   // The last token is never fed back, so it needs no place.
   std::int64_t max_len() const { return prompt_len + request.max_new - 1; }
 

@@ -11,12 +11,12 @@
 namespace loza {
 
 struct SpeedOptions {
-  std::int64_t chunk_len = 512;      // of prefill
-  std::int64_t num_decoded = 32;     // tokens of one decode timing
-  int repeats = 3;                   // of each timing, after a warm-up; the median counts
-  double max_seconds = 20;           // no further repeat of a timing that took so long already
-  std::int64_t budget_bytes = 0;     // KvLimits::budget_bytes
-  std::uint64_t seed = 0;            // of the random prompt
+  std::int64_t chunk_len = 512;   // of prefill
+  std::int64_t num_decoded = 32;  // tokens of one decode timing
+  int repeats = 3;                // of each timing, after a warm-up; the median counts
+  double max_seconds = 20;        // no further repeat of a timing that took so long already
+  std::int64_t budget_bytes = 0;  // KvLimits::budget_bytes
+  std::uint64_t seed = 0;         // of the random prompt
 };
 
 // How fast a model is with one sequence of `length` tokens.

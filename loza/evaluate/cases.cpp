@@ -27,7 +27,8 @@ std::vector<EvalCase> make_cases(const CaseOptions& options) {
       task_options.count_tokens = options.count_tokens;
       task_options.prose = options.prose;
       task_options.code = options.code;
-      for (std::int64_t index = 0; index < options.num_documents; ++index) {
+      for (std::int64_t i = 0; i < options.num_documents; ++i) {
+        const std::int64_t index = options.first_document + i;
         cases.push_back({task, length, index, make_document(task, task_options, index)});
       }
     }

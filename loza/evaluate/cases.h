@@ -23,6 +23,7 @@ struct CaseOptions {
   std::vector<std::string> tasks;
   std::vector<std::int64_t> lengths;  // tokens of a whole document
   std::int64_t num_documents = 4;     // of each task and length
+  std::int64_t first_document = 0;    // index of the first of them
   std::int64_t num_questions = 8;     // of a document; the first one is not scored
   std::uint64_t seed = 0;
   CountTokens count_tokens;         // REQUIRED: the first model's

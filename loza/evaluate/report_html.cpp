@@ -35,7 +35,7 @@ p { margin: 6px 0; max-width: 78ch; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 12px;
   margin: 20px 0; }
 .tile { background: var(--panel); border-radius: 10px; padding: 14px 16px; }
-.tile b { display: block; font-size: 24px; line-height: 1.25; }
+.tile b { display: block; font-size: 22px; line-height: 1.25; }
 .tile span { color: var(--soft); font-size: 13px; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 18px; }
 .pair { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 24px;
@@ -50,6 +50,7 @@ svg .value { font-variant-numeric: tabular-nums; font-weight: 600; }
 svg .grid { stroke: var(--grid); stroke-width: 1; }
 svg .axis { stroke: var(--soft); stroke-width: 1; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.4; }
+svg .rim { stroke: var(--panel); stroke-width: 4; stroke-opacity: 0.75; }
 svg .dot { fill: var(--ink); stroke: var(--panel); stroke-width: 1; }
 svg .line { fill: none; stroke-width: 2.5; }
 svg .fill.dense { fill: var(--dense); } svg .line.dense { stroke: var(--dense); }
@@ -64,7 +65,7 @@ table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabula
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--grid); text-align: right;
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-td.wrap { white-space: normal; text-align: left; }
+.words { white-space: normal; display: block; text-align: left; max-width: 60ch; }
 th { color: var(--soft); font-weight: 600; }
 td small { color: var(--soft); }
 .yes, .no { font-weight: 700; } .yes { color: var(--yes); } .no { color: var(--no); }
@@ -75,6 +76,11 @@ code { font: 13px ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-
 )";
 
 std::string escaped(std::string_view text) { return escape_markup(text); }
+
+// A cell of a table that may have several lines, to the left.
+std::string words(std::string_view text) {
+  return R"(<span class="words">)" + escaped(text) + "</span>";
+}
 
 // One table: a header and rows of cells that are markup already.
 std::string table(const std::vector<std::string>& header,
@@ -158,9 +164,10 @@ std::string verdict_section(const DemoReport& report) {
   if (report.verdicts.empty()) return "";
   std::vector<std::vector<std::string>> rows;
   for (const DemoReport::Verdict& verdict : report.verdicts) {
-    rows.push_back({escaped(verdict.claim), yes_or_no(verdict.holds), escaped(verdict.evidence)});
+    rows.push_back({escaped(verdict.claim), yes_or_no(verdict.holds), words(verdict.evidence)});
   }
-  return "<h2>What the numbers say</h2>\n" + table({"claim", "", "measured here"}, rows);
+  return "<h2>What the numbers say</h2>\n" +
+         table({"claim", "", R"(<span class="words">measured here</span>)"}, rows);
 }
 
 // --- Gates ------------------------------------------------------------------------------
@@ -332,6 +339,10 @@ std::string quality_section(const DemoReport& report) {
          "<p class=\"soft\">The same documents under every plan, the same weights, no training. "
          "Numbers below: exact answers with their 95 % interval, then nats an answer token; for "
          "plain text nats a token.</p>\n"
+         "<p class=\"soft\"><span class=\"key dense\"></span>the model as it came"
+         "<span class=\"key zigzag\"></span>calibrated by gates"
+         "<span class=\"key other\"></span>calibrated otherwise"
+         "<span class=\"key grey\"></span>chosen without looking</p>\n"
          "<div class=\"grid\">" +
          figures + "</div>\n" + quality_numbers(report.quality, panels) + plan_maps(report.quality);
 }
@@ -388,7 +399,7 @@ std::string question_markup(const DemoReport::Question& question) {
                   escaped(question.about), question.num_tokens, escaped(question.text));
   std::vector<std::vector<std::string>> rows;
   for (const DemoReport::Answer& answer : question.answers) {
-    rows.push_back({escaped(answer.subject), escaped(answer.text), yes_or_no(answer.correct),
+    rows.push_back({escaped(answer.subject), words(answer.text), yes_or_no(answer.correct),
                     bytes_text(answer.kv_full_bytes), bytes_text(answer.kv_streaming_bytes),
                     fmt::format("{:.1f} s", answer.prefill_s),
                     fmt::format("{:.1f}", answer.decode_tokens_per_s)});

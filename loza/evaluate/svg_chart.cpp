@@ -12,7 +12,8 @@
 namespace loza {
 namespace {
 
-constexpr int kWidth = 560;  // of charts with axes, in SVG units
+// Widths of charts with axes, in SVG units: the page shows them at about this size.
+constexpr double kColumnsWidth = 540, kLinesWidth = 400;
 
 // An axis: values [from, to] drawn over pixels [begin, end], and round values to mark.
 struct Axis {
@@ -68,6 +69,16 @@ std::string rect(double x, double y, double width, double height, std::string_vi
       R"(<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2" class="fill {}">)"
       "<title>{}</title></rect>",
       x, y, width, height, css_class, escape_markup(hint));
+}
+
+// A horizontal |---| with a rim in the background's colour, to be seen on any bar.
+std::string whisker(double low, double high, double y) {
+  std::string out;
+  for (const char* css_class : {"rim", "whisker"}) {
+    out += line(low, y, high, y, css_class) + line(low, y - 4, low, y + 4, css_class) +
+           line(high, y - 4, high, y + 4, css_class);
+  }
+  return out;
 }
 
 std::string circle(double x, double y, double radius, std::string_view css_class,
@@ -152,11 +163,8 @@ std::string bar_chart(const std::string& label, const std::vector<Bar>& bars, do
     body += rect(x.begin, middle - kBarHeight / 2, std::max(end - x.begin, 1.0), kBarHeight,
                  bar.css_class, bar.label + ": " + bar.value_text);
     if (bar.low < bar.high) {
-      const double low = x.at(std::clamp(bar.low, axis_min, axis_max));
-      const double high = x.at(std::clamp(bar.high, axis_min, axis_max));
-      body += line(low, middle, high, middle, "whisker");
-      body += line(low, middle - 4, low, middle + 4, "whisker");
-      body += line(high, middle - 4, high, middle + 4, "whisker");
+      body += whisker(x.at(std::clamp(bar.low, axis_min, axis_max)),
+                      x.at(std::clamp(bar.high, axis_min, axis_max)), middle);
     }
     body += text(kBarWidth - 2, middle + 4, "end", bar.value_text, "value");
     top += kRowHeight;
@@ -177,13 +185,13 @@ std::string column_chart(const std::string& label, const std::vector<Column>& co
     }
   }
   const std::vector<double> ticks = round_ticks(low, high);
-  const double width = std::max(kWidth, 70 + 18 * static_cast<int>(columns.size()));
+  const double width = std::max(kColumnsWidth, 70 + 16 * static_cast<double>(columns.size()));
   constexpr double kHeight = 260;
   const Axis y{ticks.front(), ticks.back(), kHeight - 44, 24};
   const Axis x{0, std::max(1.0, static_cast<double>(columns.size())), 50, width - 8};
   std::string body = frame(x, y, ticks, x_title, y_title);
   const double step = x.at(1) - x.at(0);
-  const std::size_t label_every = 1 + columns.size() / 40;
+  const std::size_t label_every = 1 + columns.size() / 26;
   for (std::size_t i = 0; i < columns.size(); ++i) {
     const Column& column = columns[i];
     const double middle = x.at(static_cast<double>(i) + 0.5);
@@ -212,7 +220,7 @@ std::string line_chart(const std::string& label, const std::vector<Line>& lines,
   constexpr double kHeight = 260, kLabelWidth = 84;
   const Axis y{0, ticks.back(), kHeight - 44, 24};
   const double first = std::log2(x_ticks.front().first), last = std::log2(x_ticks.back().first);
-  const Axis x{first, std::max(last, first + 1), 56, kWidth - kLabelWidth};
+  const Axis x{first, std::max(last, first + 1), 56, kLinesWidth - kLabelWidth};
   std::string body = frame(x, y, ticks, x_title, y_title);
   for (const auto& [place, name] : x_ticks) {
     body += text(x.at(std::log2(place)), kHeight - 28, "middle", name);
@@ -234,7 +242,7 @@ std::string line_chart(const std::string& label, const std::vector<Line>& lines,
     body +=
         text(x.end + 10, label_y[i] + 4, "start", lines[i].label, "name ink-" + lines[i].css_class);
   }
-  return svg(label, kWidth, kHeight, body);
+  return svg(label, kLinesWidth, kHeight, body);
 }
 
 }  // namespace loza

@@ -94,8 +94,12 @@ void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
   LOZA_CHECK(batch.ids.dim() == 1 && batch.offsets.back() == batch.ids.size(0),
              batch.offsets.back(), batch.ids.size(0));
   LOZA_CHECK(batch.positions.sizes() == batch.ids.sizes());
+  LOZA_CHECK(batch.begin_layer >= 0 && batch.begin_layer <= config.num_layers,
+             batch.begin_layer);
+  LOZA_CHECK(batch.hidden.defined() || batch.begin_layer == 0, batch.begin_layer);
   if (batch.kv == nullptr) return;
   LOZA_CHECK(batch.plan != nullptr);
+  LOZA_CHECK(!batch.hidden.defined() && batch.layer_inputs == nullptr);
   LOZA_CHECK(batch.plan->num_modules() == config.num_modules(), batch.plan->num_modules());
   LOZA_CHECK(static_cast<std::int64_t>(batch.kv->size()) == config.num_modules(),
              batch.kv->size());
@@ -153,8 +157,12 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
 
   const double eps = impl_->config.norm_eps;
   const ForwardContext context(batch, impl_->rope);
-  at::Tensor x = at::embedding(impl_->embedding, batch.ids);  // [T, hidden], the residual stream
-  for (const Layer& layer : impl_->layers) {
+  // [T, hidden], the residual stream
+  at::Tensor x =
+      batch.hidden.defined() ? batch.hidden : at::embedding(impl_->embedding, batch.ids);
+  for (std::int64_t i = batch.begin_layer; i < impl_->config.num_layers; ++i) {
+    const Layer& layer = impl_->layers[static_cast<std::size_t>(i)];
+    if (batch.layer_inputs != nullptr) batch.layer_inputs->push_back(x);
     x = x + layer.attention->forward(rms_norm(x, layer.attention_norm, eps), context);
     x = x + layer.feed_forward->forward(rms_norm(x, layer.feed_forward_norm, eps));
   }

@@ -57,6 +57,11 @@ struct ForwardBatch {
   const AttentionPlan* plan = nullptr;               // with kv
   const std::vector<PagedKvView>* kv = nullptr;      // [modules]; lengths include the new tokens
 
+  // With core, a pass may begin between two layers, and be looked at there.
+  std::int64_t begin_layer = 0;
+  at::Tensor hidden;  // [T, hidden], what layer begin_layer reads; absent: the embedded ids
+  std::vector<at::Tensor>* layer_inputs = nullptr;  // receives what each layer run has read
+
   // One whole sequence from position 0, without a cache.
   static ForwardBatch whole(const std::vector<std::int64_t>& ids, AttentionCore& core);
 };

@@ -10,8 +10,9 @@
 
 namespace loza {
 
-Fields::Fields(const Json& value, std::string place, std::initializer_list<const char*> known_names)
-    : value_(value), place_(std::move(place)) {
+Fields::Fields(const Json& value, std::string place, std::initializer_list<const char*> known_names,
+               const char* separator)
+    : value_(value), place_(std::move(place)), separator_(separator) {
   if (!value.is_object()) throw_bad_input(place_, "an object", describe_json(value));
   for (const auto& item : value.items()) {
     const auto is_it = [&](const char* name) { return item.key() == name; };
@@ -29,7 +30,7 @@ const Json* Fields::find(const char* name) const {
 
 const Json& Fields::need(const char* name) const {
   const Json* value = find(name);
-  if (value == nullptr) throw_bad_input(place_, fmt::format("a value for '{}'", name), "none");
+  if (value == nullptr) throw_bad_input(place_of(name), "a value", "none");
   return *value;
 }
 

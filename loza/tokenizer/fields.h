@@ -12,11 +12,13 @@ namespace loza {
 // every value of its type. All functions throw Error(kBadInput) that names the place.
 class Fields {
  public:
-  // `value` is borrowed.
-  Fields(const Json& value, std::string place, std::initializer_list<const char*> known_names);
+  // `value` is borrowed. `separator` stands between the place and a name in error lines: a
+  // file's is ": ".
+  Fields(const Json& value, std::string place, std::initializer_list<const char*> known_names,
+         const char* separator = ".");
 
   const std::string& place() const { return place_; }
-  std::string place_of(const char* name) const { return place_ + "." + name; }
+  std::string place_of(const char* name) const { return place_ + separator_ + name; }
 
   // nullptr when the name is absent or its value is null.
   const Json* find(const char* name) const;
@@ -33,9 +35,10 @@ class Fields {
  private:
   const Json& value_;
   std::string place_;
+  const char* separator_;
 };
 
-// The value of "type". REQUIRES: nothing; throws when it is not an object with a type.
+// The value of "type". Throws when it is not an object with a type.
 std::string type_of(const Json& value, const std::string& place);
 
 // Throws unless it is an integer in [0, 2^31).

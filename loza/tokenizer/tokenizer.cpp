@@ -222,7 +222,8 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
   const Json file = parse_json(tokenizer_json, place);
   const Fields fields(file, place,
                       {"version", "truncation", "padding", "added_tokens", "normalizer",
-                       "pre_tokenizer", "post_processor", "decoder", "model"});
+                       "pre_tokenizer", "post_processor", "decoder", "model"},
+                      ": ");
   if (fields.string_or("version", "1.0") != "1.0") {
     throw_bad_input(fields.place_of("version"), "1.0", describe_json(fields.need("version")));
   }

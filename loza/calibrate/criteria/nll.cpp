@@ -4,7 +4,8 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
-#include <utility>
+#include <optional>
+#include <vector>
 
 #include "loza/base/progress.h"
 #include "loza/calibrate/criteria/criteria.h"
@@ -13,7 +14,8 @@
 namespace loza::criterion {
 namespace {
 
-// Answer NLLs of one document under plans that are a base but for one module.
+// Answer NLLs of one document under plans that are a base but for one module. Layers below the
+// changed module compute what they did in the base run, so each pass begins at its layer.
 class OneModuleAtATime {
  public:
   OneModuleAtATime(const Transformer& model, BlockPattern base, BlockPattern other)
@@ -22,11 +24,19 @@ class OneModuleAtATime {
   // [1 + modules]: the base plan's first.
   std::vector<double> run(const TokenizedDocument& document, Progress& progress) const {
     const AnswerRows answers = answer_rows(document, model_.device());
-    std::vector<double> nlls;
-    for (std::int64_t changed = -1; changed < num_modules(); ++changed) {
+    std::vector<at::Tensor> layer_inputs;
+    PlannedCore base(plan(std::nullopt));
+    ForwardBatch batch = ForwardBatch::whole(document.ids, base);
+    batch.layer_inputs = &layer_inputs;
+    std::vector<double> nlls = {answer_nll(batch, answers)};
+    batch.layer_inputs = nullptr;
+    progress.advance();
+    for (std::int64_t changed = 0; changed < num_modules(); ++changed) {
       PlannedCore core(plan(changed));
-      const at::Tensor hidden = answer_hidden(model_, document, answers, core);
-      nlls.push_back(lm_loss(model_, hidden, answers.targets).item<double>());
+      batch.core = &core;
+      batch.begin_layer = changed / model_.config().modules_per_layer;
+      batch.hidden = layer_inputs[static_cast<std::size_t>(batch.begin_layer)];
+      nlls.push_back(answer_nll(batch, answers));
       progress.advance();
     }
     return nlls;
@@ -35,11 +45,16 @@ class OneModuleAtATime {
   std::int64_t num_modules() const { return model_.config().num_modules(); }
 
  private:
-  AttentionPlan plan(std::int64_t changed) const {
+  AttentionPlan plan(std::optional<std::int64_t> changed) const {
     AttentionPlan plan;
     plan.patterns.assign(static_cast<std::size_t>(num_modules()), base_);
-    if (changed >= 0) plan.patterns[static_cast<std::size_t>(changed)] = other_;
+    if (changed) plan.patterns[static_cast<std::size_t>(*changed)] = other_;
     return plan;
+  }
+
+  double answer_nll(const ForwardBatch& batch, const AnswerRows& answers) const {
+    const at::Tensor hidden = model_.forward(batch).index_select(0, answers.rows);
+    return lm_loss(model_, hidden, answers.targets).item<double>();
   }
 
   const Transformer& model_;

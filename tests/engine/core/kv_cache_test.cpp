@@ -53,8 +53,9 @@ TEST(PagePool, HandsOutEachPageOnce) {
       ASSERT_EQ(page.has_value(), held.size() < 257);
       if (page) ASSERT_TRUE(held.insert(*page).second) << "page " << *page << " has two holders";
     } else if (!held.empty()) {
-      const auto it = std::next(held.begin(), random.below(static_cast<std::int64_t>(
-                                                  std::min<std::size_t>(held.size(), 8))));
+      const auto it =
+          std::next(held.begin(),
+                    random.below(static_cast<std::int64_t>(std::min<std::size_t>(held.size(), 8))));
       pool.release(*it);
       held.erase(it);
     }
@@ -128,8 +129,7 @@ TEST(KvCache, MillionRandomOperationsAgainstANaiveModel) {
       }
     } else if (dice < 90) {
       auto& [id, sequence] = *any_open();
-      const std::int64_t num_new =
-          std::min(random.below(9), sequence.max_len - sequence.length);
+      const std::int64_t num_new = std::min(random.below(9), sequence.max_len - sequence.length);
       cache.append(id, num_new);
       sequence.length += num_new;
       ++num_appended;
@@ -177,8 +177,7 @@ void expect_contents(const std::vector<PagedKvView>& views,
                      const std::vector<BlockPattern>& patterns, std::size_t sequence_idx,
                      const Stamped& sequence, std::int64_t query_pos) {
   for (std::size_t m = 0; m < patterns.size(); ++m) {
-    const VisibleBlocks visible =
-        visible_blocks(patterns[m], query_pos / patterns[m].block_size);
+    const VisibleBlocks visible = visible_blocks(patterns[m], query_pos / patterns[m].block_size);
     for (const BlockRange range : {visible.sink, visible.recent}) {
       for (std::int64_t pos = range.begin * patterns[m].block_size;
            pos < std::min(range.end * patterns[m].block_size, query_pos + 1); ++pos) {
@@ -192,8 +191,8 @@ void expect_contents(const std::vector<PagedKvView>& views,
 }
 
 TEST(KvCache, RowsAreFoundWhereTheyWereWrittenInPagesAndRings) {
-  const std::vector<BlockPattern> patterns = {kFull, kStreaming, {8, 2, 1}, kStreaming, kFull,
-                                              {3, 0, 2}};
+  const std::vector<BlockPattern> patterns = {kFull,      kStreaming, {8, 2, 1},
+                                              kStreaming, kFull,      {3, 0, 2}};
   KvCache cache(small_row(), patterns, {5, 400, 0, /*poison=*/true});
   std::map<KvSequence, Stamped> open;
   Random random(3);
@@ -213,8 +212,8 @@ TEST(KvCache, RowsAreFoundWhereTheyWereWrittenInPagesAndRings) {
     }
     // Up to kMaxNewTokens rows are written together, then each of them is queried.
     auto& [id, sequence] = *chosen;
-    const std::int64_t num_new = std::min(random.below(KvRing::kMaxNewTokens + 1),
-                                          sequence.max_len - sequence.length);
+    const std::int64_t num_new =
+        std::min(random.below(KvRing::kMaxNewTokens + 1), sequence.max_len - sequence.length);
     cache.append(id, num_new);
     std::vector<KvSequence> batch;
     std::size_t place = 0;

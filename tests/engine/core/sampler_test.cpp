@@ -28,8 +28,8 @@ std::vector<double> expected_shares(const std::vector<float>& logits,
     std::vector<double> shares;
     double total = 0;
     for (const std::size_t i : order) {
-      shares.push_back(std::exp((static_cast<double>(logits[i]) - logits[order[0]]) /
-                                options.temperature));
+      shares.push_back(
+          std::exp((static_cast<double>(logits[i]) - logits[order[0]]) / options.temperature));
       total += shares.back();
     }
     for (double& share : shares) share /= total;
@@ -184,8 +184,9 @@ TEST(Sampler, TheSameSeedDrawsTheSame) {
 
 TEST(Sampler, OptionsAreChecked) {
   const double nan = std::nan("");
-  const SamplingOptions wrong[] = {{-1}, {nan}, {HUGE_VAL}, {1, -1}, {1, 0, -0.1}, {1, 0, 1.1},
-                                   {1, 0, nan}, {1, 0, 1, -0.1}, {1, 0, 1, 1.1}, {1, 0, 1, nan}};
+  const SamplingOptions wrong[] = {{-1},           {nan},         {HUGE_VAL},  {1, -1},
+                                   {1, 0, -0.1},   {1, 0, 1.1},   {1, 0, nan}, {1, 0, 1, -0.1},
+                                   {1, 0, 1, 1.1}, {1, 0, 1, nan}};
   for (const SamplingOptions& options : wrong) {
     try {
       check_sampling(options, "request");

@@ -58,15 +58,19 @@ TEST(TextStream, ReplacesWhatCannotBecomeACharacter) {
   // The cases of Unicode 15, section 3.9, and those of a text that ends early.
   const std::pair<std::string, std::string> cases[] = {
       {"a\x80z", "a\uFFFDz"},
-      {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41", "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"
-                                              "A"},
-      {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41", "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"
-                                              "A"},
-      {"\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42", "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"
-                                              "A\uFFFD\uFFFD"
-                                              "B"},
-      {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", "\uFFFD\uFFFD\uFFFD\uFFFD"
-                                              "A"},
+      {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41",
+       "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"
+       "A"},
+      {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41",
+       "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"
+       "A"},
+      {"\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42",
+       "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD"
+       "A\uFFFD\uFFFD"
+       "B"},
+      {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41",
+       "\uFFFD\uFFFD\uFFFD\uFFFD"
+       "A"},
       {"x\xE2\x82", "x\uFFFD"},
       {"x\xF0\x9F\x98", "x\uFFFD"},
       {"\xC2", "\uFFFD"},
@@ -122,8 +126,8 @@ TEST(TextStream, RandomTextsDoNotDependOnTheCuts) {
   Random random(2);
   int num_stopped = 0;
   constexpr int kTexts = 20'000;
-  const std::vector<std::string> letters = {"a", "b", "ab", "\u00E9", "\u20AC", "\U0001F600",
-                                            "\xE2", "\x82", "\xFF"};
+  const std::vector<std::string> letters = {"a",          "b",    "ab",   "\u00E9", "\u20AC",
+                                            "\U0001F600", "\xE2", "\x82", "\xFF"};
   const auto random_text = [&](std::int64_t size, std::int64_t num_letters) {
     std::string text;
     for (std::int64_t i = 0; i < size; ++i) {

@@ -279,10 +279,10 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[Shape::kRows / 2],
                                               std::uint32_t phase) {
   const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.pages[stage]));
   const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
-  wgmma_begin();
 #pragma unroll
   for (int part = 0; part < Shape::kKeyParts; ++part) {
     ptx::wait(&shared.full[stage][part], phase);
+    wgmma_begin();
 #pragma unroll
     for (int t = part * Shape::kTilesPerKeyPart; t < (part + 1) * Shape::kTilesPerKeyPart; ++t) {
 #pragma unroll

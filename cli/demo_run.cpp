@@ -1,0 +1,491 @@
+#include "cli/demo_run.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "cli/named_plans.h"
+#include "loza/base/error.h"
+#include "loza/base/parallel_for.h"
+#include "loza/base/progress.h"
+#include "loza/calibrate/calibrate.h"
+#include "loza/calibrate/convert.h"
+#include "loza/calibrate/gates_file.h"
+#include "loza/calibrate/select.h"
+#include "loza/checkpoint/checkpoint.h"
+#include "loza/checkpoint/gguf.h"
+#include "loza/engine/engine.h"
+#include "loza/engine/speed.h"
+#include "loza/evaluate/cases.h"
+#include "loza/evaluate/run.h"
+#include "loza/model/transformer.h"
+#include "loza/tasks/tokenized.h"
+#include "loza/tokenizer/tokenizer.h"
+#include "loza/train/data.h"
+
+namespace loza::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr BlockPattern kPattern;  // of the converted model: 128, 1, 7
+constexpr BlockPattern kCalibrationPattern{32, 1, 7};
+constexpr std::int64_t kCalibrationLength = 704;  // 2.75 times what that pattern sees whole
+constexpr std::uint64_t kEvaluationSeed = 1000;
+// Of the time limit: what must be left for the question and the timings.
+constexpr double kShareBeforeSpeed = 0.75;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A folder that an earlier demo wrote makes way; anything else of that name is not touched.
+void remove_model_folder(const fs::path& folder) {
+  if (fs::exists(folder / "config.json")) fs::remove_all(folder);
+}
+
+std::string processor_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+std::string name_of(const fs::path& folder) {
+  return fs::absolute(folder).lexically_normal().filename().string();
+}
+
+// A model folder, opened.
+struct Opened {
+  explicit Opened(const fs::path& folder, const std::string& dtype)
+      : checkpoint(folder),
+        tokenizer(Tokenizer::from_folder(folder)),
+        model(Transformer::load(checkpoint, parse_dtype(dtype))) {}
+
+  AttentionPlan plan() const {
+    return read_plan(checkpoint.config(), model.config().num_modules(),
+                     (checkpoint.folder() / "config.json").string());
+  }
+
+  Checkpoint checkpoint;
+  Tokenizer tokenizer;
+  Transformer model;
+};
+
+// The job, a step a method; run() is the story.
+class Demo {
+ public:
+  explicit Demo(const DemoOptions& options) : options_(options), scale_(options.scale) {}
+
+  DemoReport run() {
+    step("import", [&] { import(); });
+    step("calibrate", [&] { calibrate_gates(); });
+    step("evaluate", [&] { evaluate(); });
+    step("convert", [&] { convert(); });
+    step("answer", [&] { answer(); });
+    step("time", [&] { time(); });
+    report_.seconds = seconds_since(start_);
+    report_.verdicts = judge(report_);
+    return std::move(report_);
+  }
+
+ private:
+  void step(const char* name, const std::function<void()>& work) {
+    spdlog::info("{} ({:.0f} s so far)", name, seconds_since(start_));
+    const auto began = Clock::now();
+    work();
+    report_.phases.push_back({name, seconds_since(began)});
+  }
+  bool is_late(double share) const {
+    return scale_.max_seconds > 0 && seconds_since(start_) > share * scale_.max_seconds;
+  }
+
+  void import();
+  void note_facts();
+  void drop_long_lengths();
+
+  void calibrate_gates();
+  DemoReport::Gates run_criterion(const std::string& criterion, std::int64_t num_seeds,
+                                  std::int64_t num_steps);
+
+  std::vector<NamedPlan> plans() const;
+  void evaluate();
+  std::vector<EvalCase> cases_of_round(std::int64_t index, const Haystack* prose,
+                                       const Haystack* code) const;
+
+  void convert();
+
+  void answer();
+  DemoReport::Answer generate(const std::string& subject, const Opened& opened,
+                              const AttentionPlan& plan, const std::vector<std::int64_t>& prompt,
+                              const std::string& expected) const;
+
+  void time();
+
+  fs::path zigzag_folder() const { return options_.out / "model-zigzag"; }
+
+  const DemoOptions& options_;
+  DemoScale scale_;
+  Clock::time_point start_ = Clock::now();
+  DemoReport report_;
+  fs::path dense_folder_;
+  std::optional<Opened> dense_;
+  std::vector<EvalCase> cases_;          // that were scored
+  std::vector<SubjectScores> subjects_;  // the first is dense
+};
+
+// --- Import -----------------------------------------------------------------------------
+
+void Demo::import() {
+  dense_folder_ = options_.model;
+  report_.model = name_of(options_.model);
+  if (!options_.gguf.empty()) {
+    dense_folder_ = options_.out / "model-dense";
+    report_.model = options_.gguf.stem().string();
+    remove_model_folder(dense_folder_);
+    import_gguf(options_.gguf, dense_folder_, {});
+  }
+  dense_.emplace(dense_folder_, options_.dtype);
+  drop_long_lengths();
+  note_facts();
+}
+
+// Beyond what the model is made for there is nothing to compare.
+void Demo::drop_long_lengths() {
+  const std::int64_t longest = dense_->model.config().max_position;
+  for (auto* lengths : {&scale_.answer_lengths, &scale_.text_lengths, &scale_.speed_lengths}) {
+    const std::size_t before = lengths->size();
+    std::erase_if(*lengths, [&](std::int64_t length) { return length > longest; });
+    if (lengths->size() < before) {
+      report_.notes.push_back(fmt::format(
+          "Lengths above {} tokens were left out: the model is made for no more.", longest));
+    }
+  }
+  if (scale_.answer_lengths.empty() || scale_.text_lengths.empty()) {
+    throw_bad_input(dense_folder_.string(),
+                    fmt::format("a model for more than {} tokens", kPattern.exact_len()),
+                    fmt::format("{}", longest));
+  }
+}
+
+void Demo::note_facts() {
+  const ModelConfig& config = dense_->model.config();
+  report_.facts = {
+      {"model", report_.model},
+      {"parameters",
+       fmt::format("{:.1f} M", static_cast<double>(dense_->model.num_parameters()) / 1e6)},
+      {"attention modules", fmt::format("{}", config.num_modules())},
+      {"computed in", dtype_name(kv_dtype_of(dense_->model))},
+      {"streaming modules see", fmt::format("{} + {} blocks of {} tokens", kPattern.sink_blocks,
+                                            kPattern.recent_blocks, kPattern.block_size)},
+      {"calibrated with",
+       fmt::format("{} + {} blocks of {}, documents of {} tokens", kCalibrationPattern.sink_blocks,
+                   kCalibrationPattern.recent_blocks, kCalibrationPattern.block_size,
+                   kCalibrationLength)},
+      {"processor", processor_name()},
+      {"threads", fmt::format("{}", num_threads())},
+      {"loza", LOZA_VERSION}};
+}
+
+// --- Calibrate --------------------------------------------------------------------------
+
+void Demo::calibrate_gates() {
+  report_.calibrations.push_back(run_criterion("alpha", scale_.num_seeds, scale_.num_steps));
+  if (scale_.num_nll_documents > 0) {
+    report_.calibrations.push_back(run_criterion("nll", 1, scale_.num_nll_documents));
+  } else {
+    report_.notes.push_back("The criterion nll was left out at this scale.");
+  }
+}
+
+DemoReport::Gates Demo::run_criterion(const std::string& criterion, std::int64_t num_seeds,
+                                      std::int64_t num_steps) {
+  DataOptions data_options;
+  data_options.sources = "lines,niah,noise";
+  data_options.length = kCalibrationLength;
+  data_options.prose = options_.prose;
+  data_options.code = options_.code;
+  CalibrateOptions options;
+  options.criterion = criterion;
+  options.num_seeds = num_seeds;
+  options.num_steps = num_steps;
+  options.pattern = kCalibrationPattern;
+  const Calibration calibration =
+      calibrate(dense_->model, Data(data_options, dense_->tokenizer), options);
+  if (report_.calibrations.empty()) write_gates(options_.out / "gates.json", calibration);
+
+  const Stability seen = stability(calibration, options_.sparsity);
+  DemoReport::Gates gates;
+  gates.criterion = criterion;
+  gates.alpha = calibration.alpha;
+  for (const SeedCalibration& seed : calibration.seeds) gates.seeds.push_back(seed.alpha);
+  gates.streaming = select_lowest(calibration.alpha, options_.sparsity).streaming;
+  gates.rank_correlation = seen.mean_rank_correlation;
+  gates.overlap = seen.mean_overlap;
+  gates.num_tied_at_cut = seen.num_tied_at_cut;
+  gates.num_tokens = calibration.num_tokens();
+  gates.seconds = calibration.seconds();
+  return gates;
+}
+
+// --- Evaluate ---------------------------------------------------------------------------
+
+std::vector<NamedPlan> Demo::plans() const {
+  const PlanOptions plan_options{options_.sparsity, kPattern};
+  const auto by_name = [&](const std::string& shown, const std::string& name) {
+    NamedPlan named = plan_by_name(name, dense_->model, dense_->checkpoint, plan_options);
+    named.name = shown;
+    return named;
+  };
+  std::vector<NamedPlan> plans = {by_name(kDense, "dense")};
+  for (const DemoReport::Gates& gates : report_.calibrations) {
+    const bool is_used = &gates == &report_.calibrations[0];
+    plans.push_back({is_used ? kCalibrated : gates.criterion,
+                     AttentionPlan::from_choice(
+                         gates.streaming, kPattern,
+                         fmt::format("{}, {} seeds", gates.criterion, gates.seeds.size()))});
+  }
+  plans.push_back(by_name("interleaved", "interleaved"));
+  plans.push_back(by_name("interleaved-odd", "interleaved-odd"));
+  for (std::int64_t i = 0; i < scale_.num_random_plans; ++i) {
+    plans.push_back(by_name(fmt::format("random {}", i), fmt::format("random:{}", i)));
+  }
+  plans.push_back(by_name("all streaming", "streaming"));
+  return plans;
+}
+
+// Document `index` of every task and length.
+std::vector<EvalCase> Demo::cases_of_round(std::int64_t index, const Haystack* prose,
+                                           const Haystack* code) const {
+  CaseOptions options;
+  options.num_documents = 1;
+  options.first_document = index;
+  options.num_questions = scale_.num_questions;
+  options.seed = kEvaluationSeed;
+  options.prose = prose;
+  options.code = code;
+  options.count_tokens = [&](std::string_view text) {
+    return static_cast<std::int64_t>(dense_->tokenizer.encode(text).size());
+  };
+  options.tasks = {"niah", "noise"};
+  options.lengths = scale_.answer_lengths;
+  std::vector<EvalCase> cases = make_cases(options);
+  options.tasks = {"ppl"};
+  options.lengths = scale_.text_lengths;
+  for (EvalCase& text : make_cases(options)) cases.push_back(std::move(text));
+  return cases;
+}
+
+// A round has one document of every task and length, so that stopping after any of them leaves
+// a fair comparison.
+void Demo::evaluate() {
+  const Haystack prose = Haystack::from_file(options_.prose);
+  const Haystack code = Haystack::from_file(options_.code);
+  const std::vector<NamedPlan> named = plans();
+  for (std::int64_t round = 0; round < scale_.num_documents; ++round) {
+    if (round > 0 && is_late(kShareBeforeSpeed)) {
+      report_.notes.push_back(fmt::format(
+          "Only {} of {} documents of each task and length were evaluated: this machine is too "
+          "slow for more in {:.0f} s.",
+          round, scale_.num_documents, scale_.max_seconds));
+      break;
+    }
+    const std::vector<EvalCase> cases = cases_of_round(round, &prose, &code);
+    RunOptions run_options;
+    run_options.title = fmt::format("evaluating {} plans, round {} of {}", named.size(), round + 1,
+                                    scale_.num_documents);
+    std::vector<SubjectScores> scores =
+        score_cases(dense_->model, dense_->tokenizer, report_.model, named, cases, run_options);
+    cases_.insert(cases_.end(), cases.begin(), cases.end());
+    if (subjects_.empty()) {
+      subjects_ = std::move(scores);
+      continue;
+    }
+    for (std::size_t s = 0; s < subjects_.size(); ++s) {
+      auto& all = subjects_[s].scores;
+      all.insert(all.end(), scores[s].scores.begin(), scores[s].scores.end());
+    }
+  }
+  report_.quality = make_report(cases_, subjects_);
+}
+
+// --- Convert ----------------------------------------------------------------------------
+
+void Demo::convert() {
+  remove_model_folder(zigzag_folder());
+  const NamedPlan plan =
+      plan_from_gates(options_.out / "gates.json", dense_->model, {options_.sparsity, kPattern});
+  convert_model(dense_folder_, zigzag_folder(), plan.plan);
+}
+
+// --- Answer -----------------------------------------------------------------------------
+
+// A scored answer of a case.
+struct Asked {
+  std::size_t case_idx = 0;
+  std::size_t turn_idx = 0;
+};
+
+// The first answer, in the longest documents with questions, that the dense model had right in
+// the evaluation, so that there is something to keep; the first of all if there is none.
+Asked choose_question(const std::vector<EvalCase>& cases, const SubjectScores& dense) {
+  std::optional<Asked> any, right;
+  std::int64_t any_length = 0, right_length = 0;
+  for (std::size_t c = 0; c < cases.size(); ++c) {
+    std::size_t unit = 0;
+    const std::vector<Turn>& turns = cases[c].document.turns;
+    for (std::size_t t = 0; t < turns.size(); ++t) {
+      if (!turns[t].scored) continue;
+      const bool is_right = dense.scores[c].units[unit++].exact;
+      const std::int64_t length = cases[c].length;
+      if (length > any_length) any = Asked{c, t}, any_length = length;
+      if (is_right && length > right_length) right = Asked{c, t}, right_length = length;
+    }
+  }
+  return right ? *right : any.value();
+}
+
+std::string trimmed(const std::string& text) {
+  const char* const kSpaces = " \t\r\n";
+  const std::size_t begin = text.find_first_not_of(kSpaces);
+  if (begin == std::string::npos) return "";
+  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
+}
+
+// The text begins with the number, and the number ends there.
+bool begins_with_number(const std::string& text, const std::string& number) {
+  if (text.rfind(number, 0) != 0) return false;
+  return text.size() == number.size() || text[number.size()] < '0' || text[number.size()] > '9';
+}
+
+DemoReport::Answer Demo::generate(const std::string& subject, const Opened& opened,
+                                  const AttentionPlan& plan,
+                                  const std::vector<std::int64_t>& prompt,
+                                  const std::string& expected) const {
+  constexpr std::int64_t kMaxNew = 16;
+  EngineOptions engine_options;
+  engine_options.max_sequences = 1;
+  engine_options.num_tokens = static_cast<std::int64_t>(prompt.size()) + kMaxNew;
+  Engine engine(opened.model, plan, &opened.tokenizer, engine_options);
+  Request request;
+  request.prompt = prompt;
+  request.max_new = kMaxNew;
+  request.stops = {"\n"};
+  request.stop_ids = {opened.tokenizer.eos_id()};
+  const Completion completion = engine.generate(std::move(request));
+  DemoReport::Answer answer;
+  answer.subject = subject;
+  answer.text = trimmed(completion.text);
+  answer.correct = begins_with_number(answer.text, expected);
+  answer.prefill_s = completion.prefill_ms / 1000;
+  const auto num_decoded = static_cast<double>(completion.ids.size()) - 1;
+  if (completion.decode_ms > 0)
+    answer.decode_tokens_per_s = 1000 * num_decoded / completion.decode_ms;
+  answer.kv_full_bytes = completion.kv.full;
+  answer.kv_streaming_bytes = completion.kv.streaming;
+  return answer;
+}
+
+void Demo::answer() {
+  const Asked asked = choose_question(cases_, subjects_[0]);
+  const EvalCase& chosen = cases_[asked.case_idx];
+  const TokenizedDocument document = tokenize_document(
+      chosen.document, [&](std::string_view text) { return dense_->tokenizer.encode(text); });
+  const std::int64_t end = document.answers[asked.turn_idx].begin;
+  const std::vector<std::int64_t> prompt(document.ids.begin(), document.ids.begin() + end);
+  const Turn& turn = chosen.document.turns[asked.turn_idx];
+
+  DemoReport::Question question;
+  question.about = fmt::format(
+      "Task {}: the first question at this length that the dense model "
+      "had right in the evaluation, now answered freely",
+      chosen.task);
+  question.num_tokens = end;
+  question.text = trimmed(turn.question);
+  question.expected = trimmed(turn.answer);
+  const Opened zigzag(zigzag_folder(), options_.dtype);
+  const AttentionPlan dense_plan = AttentionPlan::dense(dense_->model.config().num_modules());
+  question.answers = {generate(kDense, *dense_, dense_plan, prompt, question.expected),
+                      generate(kCalibrated, zigzag, zigzag.plan(), prompt, question.expected)};
+  report_.questions.push_back(std::move(question));
+}
+
+// --- Time -------------------------------------------------------------------------------
+
+void Demo::time() {
+  const std::vector<NamedPlan> timed = {{kDense, subjects_[0].plan},
+                                        {kCalibrated, subjects_[1].plan}};
+  SpeedOptions speed_options;
+  speed_options.repeats = 1;
+  speed_options.num_decoded = 16;
+  std::int64_t total = 0;
+  for (const std::int64_t length : scale_.speed_lengths) total += 2 * length;
+  Progress progress("timing", total);
+  for (const std::int64_t length : scale_.speed_lengths) {
+    if (is_late(/*share=*/0.95)) {
+      report_.notes.push_back(
+          fmt::format("Speed at {} tokens and more was not timed: no time was "
+                      "left.",
+                      length_name(length)));
+      return;
+    }
+    for (const NamedPlan& named : timed) {
+      const Speed speed = measure_speed(dense_->model, named.plan, length, speed_options);
+      report_.speed.push_back({named.name, length, speed.prefill_per_second,
+                               speed.decode_per_second, speed.kv.total()});
+      progress.advance(length, fmt::format("{} at {}", named.name, length_name(length)));
+    }
+  }
+}
+
+}  // namespace
+
+DemoScale DemoScale::fast() {
+  DemoScale scale;
+  scale.num_steps = 6;
+  scale.num_nll_documents = 0;
+  scale.num_random_plans = 1;
+  scale.answer_lengths = {2048};
+  scale.text_lengths = {2048};
+  scale.num_documents = 1;
+  scale.speed_lengths = {1024, 4096};
+  scale.max_seconds = 110;
+  return scale;
+}
+
+DemoScale DemoScale::usual() {
+  DemoScale scale;
+  scale.answer_lengths = {2048, 4096};
+  scale.text_lengths = {4096};
+  scale.speed_lengths = {1024, 2048, 4096, 8192};
+  scale.max_seconds = 330;
+  return scale;
+}
+
+DemoScale DemoScale::full() {
+  DemoScale scale = usual();
+  scale.num_nll_documents = 16;
+  scale.answer_lengths = {2048, 4096, 7600};
+  scale.text_lengths = {4096, 7600};
+  scale.num_documents = 12;
+  scale.max_seconds = 0;
+  return scale;
+}
+
+DemoReport run_demo(const DemoOptions& options) {
+  fs::create_directories(options.out);
+  return Demo(options).run();
+}
+
+}  // namespace loza::cli

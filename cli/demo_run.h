@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "loza/evaluate/demo_report.h"
+
+namespace loza::cli {
+
+// How much of everything the demo does.
+struct DemoScale {
+  std::int64_t num_seeds = 2, num_steps = 16;  // of alpha
+  std::int64_t num_nll_documents = 2;          // 0: nll is left out
+  std::int64_t num_random_plans = 3;
+  std::vector<std::int64_t> answer_lengths, text_lengths;
+  std::int64_t num_documents = 2;  // of each task and length
+  std::int64_t num_questions = 8;  // of a document
+  std::vector<std::int64_t> speed_lengths;
+  double max_seconds = 0;  // 0: no limit. What is left out then is said
+
+  static DemoScale fast();
+  static DemoScale usual();
+  static DemoScale full();
+};
+
+struct DemoOptions {
+  std::filesystem::path gguf, model;  // one of them
+  std::filesystem::path out = "demo";
+  std::filesystem::path prose = "data/prose.txt", code = "data/code.txt";
+  std::string dtype = "auto";
+  double sparsity = 0.5;
+  DemoScale scale = DemoScale::usual();
+};
+
+// The whole path on one model: import, calibrate, compare, convert, answer, time. Everything
+// that it writes is under options.out: model-dense (of a GGUF file), model-zigzag, gates.json.
+// The same options give the same report, but for times and what a time limit left out.
+DemoReport run_demo(const DemoOptions& options);
+
+}  // namespace loza::cli

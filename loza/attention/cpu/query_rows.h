@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "loza/attention/cpu/buffer.h"
+#include "loza/attention/cpu/softmax_state.h"
+#include "loza/attention/cpu/tile.h"
+
+namespace loza::cpu {
+
+// Keys and values of one step, packed for ForwardStep.
+struct PackedStep {
+  const Word* keys = nullptr;
+  const Word* values = nullptr;
+  std::int64_t value_panel_stride = 0;
+  std::int64_t num_keys = 0;
+  // Where the values come from, [num_keys]; null when all of them are finite.
+  const void* const* value_rows = nullptr;
+};
+
+// Sizes of one call.
+struct RowSizes {
+  DType dtype = DType::kF32;
+  std::int64_t qk_size = 0, v_size = 0;  // D, V
+  double scale = 1;
+
+  std::int64_t v_panels() const { return (v_size + kLanes - 1) / kLanes; }
+};
+
+// Query rows on their way over the keys: their packed queries, and what online softmax knows of
+// each so far. Not thread-safe; kept and reused, it allocates once.
+class QueryRows {
+ public:
+  // Begins anew with these queries [count], D elements each.
+  void start(const TileKernels& kernels, const RowSizes& sizes,
+             const std::vector<const void*>& queries);
+
+  // Row r meets keys visible[r] of the step.
+  void meet(const PackedStep& step, const std::vector<ColumnRange>& visible);
+
+  std::int64_t count() const { return count_; }
+  // What row r has summed up; valid until start().
+  SoftmaxState state(std::int64_t row) const;
+
+ private:
+  // As meet(), when some value is not finite: a row's values are packed without those that it
+  // does not see, since 0 * NaN is NaN.
+  void meet_row_by_row(const PackedStep& step, const std::vector<ColumnRange>& visible);
+  ForwardStep forward_step(const PackedStep& step) const;
+
+  const TileKernels* kernels_ = nullptr;
+  RowSizes sizes_;
+  std::int64_t count_ = 0, qk_words_ = 0;
+  Buffer<Word> queries_, seen_values_;
+  Buffer<float> max_, sum_, out_;
+};
+
+}  // namespace loza::cpu

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+
+#include "loza/base/dtype.h"
+
+// The model's elementwise steps on the CPU, one row at a time: each reads its operands once and
+// writes once, where a chain of tensor operations would go over memory for every link.
+// Rows are fp32 or bf16 (`dtype`), contiguous; arithmetic is fp32, rounded once at the end.
+namespace loza::model_cpu {
+
+// A row of P/2 angles turns P elements; see rotate() in elementwise.h.
+struct RotateRow {
+  const void* x = nullptr;     // [prefix + 2 * half]
+  void* out = nullptr;         // likewise
+  const float* cos = nullptr;  // [half]
+  const float* sin = nullptr;  // [half]
+  std::int64_t prefix = 0, half = 0;
+  float sin_sign = 1;          // -1: the inverse rotation, which is also the gradient's
+  bool interleaved = false;
+};
+
+struct RowKernels {
+  // out = x / sqrt(mean(x^2) + eps) * weight, [size].
+  void (*rms_norm)(const void* x, const void* weight, float eps, std::int64_t size, DType dtype,
+                   void* out);
+  void (*rms_norm_backward)(const void* d_out, const void* x, const void* weight, float eps,
+                            std::int64_t size, DType dtype, void* d_x);
+  // out = silu(gate) * up, [size].
+  void (*swiglu)(const void* gate, const void* up, std::int64_t size, DType dtype, void* out);
+  void (*swiglu_backward)(const void* d_out, const void* gate, const void* up, std::int64_t size,
+                          DType dtype, void* d_gate, void* d_up);
+  void (*rotate)(const RotateRow& row, DType dtype);
+};
+
+// Those of the instruction set that the attention kernels use, too
+// (attention/cpu/instruction_set.h).
+const RowKernels& row_kernels();
+
+// What the instruction sets' files define.
+const RowKernels& portable_row_kernels();
+const RowKernels& avx2_row_kernels();
+const RowKernels& avx512_row_kernels();
+
+}  // namespace loza::model_cpu

@@ -1,0 +1,194 @@
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "loza/base/dtype.h"
+#include "loza/model/cpu/row_kernels.h"
+
+// The loops behind RowKernels, written so that a compiler vectorises them. Each instruction
+// set's file includes this one and compiles its own copy: everything here is local to it.
+namespace loza::model_cpu {
+namespace {
+
+// Numbers of a row, widened to fp32 and rounded back.
+inline float widen(float value) { return value; }
+inline float widen(std::uint16_t bf16) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bf16) << 16);
+}
+template <typename T>
+T narrow(float value);
+template <>
+inline float narrow<float>(float value) {
+  return value;
+}
+template <>
+inline std::uint16_t narrow<std::uint16_t>(float value) {
+  const auto word = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+  const std::uint32_t quiet_nan = (word >> 16) | 0x40u;
+  return static_cast<std::uint16_t>(value == value ? rounded : quiet_nan);
+}
+
+// Partial sums that one vector instruction can hold.
+constexpr std::int64_t kLanes = 16;
+
+template <typename Term>
+float sum_of(std::int64_t size, const Term& term) {
+  float partial[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) partial[lane] += term(i + lane);
+  }
+  float sum = 0;
+  for (; i < size; ++i) sum += term(i);
+  for (const float value : partial) sum += value;
+  return sum;
+}
+
+// e^x to 2e-7 (relative), 0 and inf beyond fp32's range up to a factor of two; NaN stays NaN.
+// 2^(n + f) with n the nearest integer, f in [-0.5, 0.5]: the exponent is put in place as
+// bits, 2^f is Taylor's series of e^(f ln 2).
+inline float exp_fast(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f;  // 1.5 * 2^23
+  const float shifted = x * kLog2e + kRound;                   // n in its lowest bits
+  const float n = shifted - kRound;
+  // ln 2 in two parts, so that f ln 2 keeps its digits.
+  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  float series = 1.0f / 5040;
+  series = series * r + 1.0f / 720;
+  series = series * r + 1.0f / 120;
+  series = series * r + 1.0f / 24;
+  series = series * r + 1.0f / 6;
+  series = series * r + 0.5f;
+  series = series * r + 1.0f;
+  series = series * r + 1.0f;
+  const std::uint32_t exponent = (std::bit_cast<std::uint32_t>(shifted) << 23) + (127u << 23);
+  return series * std::bit_cast<float>(exponent);
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
+
+template <typename T>
+float inverse_rms(const T* x, float eps, std::int64_t size) {
+  const float squares = sum_of(size, [&](std::int64_t i) { return widen(x[i]) * widen(x[i]); });
+  return 1.0f / std::sqrt(squares / static_cast<float>(size) + eps);
+}
+
+template <typename T>
+void rms_norm_row(const T* x, const T* weight, float eps, std::int64_t size, T* __restrict out) {
+  const float scale = inverse_rms(x, eps, size);
+  for (std::int64_t i = 0; i < size; ++i) {
+    out[i] = narrow<T>(widen(x[i]) * scale * widen(weight[i]));
+  }
+}
+
+// With r the inverse rms and g = d_out * weight: d_x = r g - x r^3 mean(g x).
+template <typename T>
+void rms_norm_backward_row(const T* d_out, const T* x, const T* weight, float eps,
+                           std::int64_t size, T* __restrict d_x) {
+  const float scale = inverse_rms(x, eps, size);
+  const float dot = sum_of(size, [&](std::int64_t i) {
+    return widen(d_out[i]) * widen(weight[i]) * widen(x[i]);
+  });
+  const float along = scale * scale * scale * dot / static_cast<float>(size);
+  for (std::int64_t i = 0; i < size; ++i) {
+    d_x[i] = narrow<T>(scale * widen(d_out[i]) * widen(weight[i]) - along * widen(x[i]));
+  }
+}
+
+template <typename T>
+void swiglu_row(const T* gate, const T* up, std::int64_t size, T* __restrict out) {
+  for (std::int64_t i = 0; i < size; ++i) {
+    const float g = widen(gate[i]);
+    out[i] = narrow<T>(g * sigmoid(g) * widen(up[i]));
+  }
+}
+
+template <typename T>
+void swiglu_backward_row(const T* d_out, const T* gate, const T* up, std::int64_t size,
+                         T* __restrict d_gate, T* __restrict d_up) {
+  for (std::int64_t i = 0; i < size; ++i) {
+    const float g = widen(gate[i]), s = sigmoid(g), d = widen(d_out[i]);
+    d_gate[i] = narrow<T>(d * widen(up[i]) * s * (1.0f + g * (1.0f - s)));
+    d_up[i] = narrow<T>(d * g * s);
+  }
+}
+
+template <typename T>
+void rotate_row(const RotateRow& row) {
+  const T* x = static_cast<const T*>(row.x);
+  T* __restrict out = static_cast<T*>(row.out);
+  for (std::int64_t i = 0; i < row.prefix; ++i) out[i] = x[i];
+  x += row.prefix;
+  out += row.prefix;
+  // Element i of the first and of the second half of the pairs.
+  const std::int64_t step = row.interleaved ? 2 : 1, other = row.interleaved ? 1 : row.half;
+  const auto turn = [&](std::int64_t i, std::int64_t first, std::int64_t second) {
+    const float a = widen(x[first]), b = widen(x[second]);
+    const float cos = row.cos[i], sin = row.sin[i] * row.sin_sign;
+    out[first] = narrow<T>(a * cos - b * sin);
+    out[second] = narrow<T>(b * cos + a * sin);
+  };
+  if (step == 1) {
+    for (std::int64_t i = 0; i < row.half; ++i) turn(i, i, i + other);
+  } else {
+    for (std::int64_t i = 0; i < row.half; ++i) turn(i, 2 * i, 2 * i + 1);
+  }
+}
+
+// Calls body with a null pointer of the row's element type.
+template <typename Body>
+void with_type(DType dtype, const Body& body) {
+  if (dtype == DType::kBF16) {
+    body(static_cast<std::uint16_t*>(nullptr));
+  } else {
+    body(static_cast<float*>(nullptr));
+  }
+}
+
+constexpr RowKernels kRowKernels{
+    .rms_norm =
+        [](const void* x, const void* weight, float eps, std::int64_t size, DType dtype,
+           void* out) {
+          with_type(dtype, [&]<typename T>(T*) {
+            rms_norm_row(static_cast<const T*>(x), static_cast<const T*>(weight), eps, size,
+                         static_cast<T*>(out));
+          });
+        },
+    .rms_norm_backward =
+        [](const void* d_out, const void* x, const void* weight, float eps, std::int64_t size,
+           DType dtype, void* d_x) {
+          with_type(dtype, [&]<typename T>(T*) {
+            rms_norm_backward_row(static_cast<const T*>(d_out), static_cast<const T*>(x),
+                                  static_cast<const T*>(weight), eps, size,
+                                  static_cast<T*>(d_x));
+          });
+        },
+    .swiglu =
+        [](const void* gate, const void* up, std::int64_t size, DType dtype, void* out) {
+          with_type(dtype, [&]<typename T>(T*) {
+            swiglu_row(static_cast<const T*>(gate), static_cast<const T*>(up), size,
+                       static_cast<T*>(out));
+          });
+        },
+    .swiglu_backward =
+        [](const void* d_out, const void* gate, const void* up, std::int64_t size, DType dtype,
+           void* d_gate, void* d_up) {
+          with_type(dtype, [&]<typename T>(T*) {
+            swiglu_backward_row(static_cast<const T*>(d_out), static_cast<const T*>(gate),
+                                static_cast<const T*>(up), size, static_cast<T*>(d_gate),
+                                static_cast<T*>(d_up));
+          });
+        },
+    .rotate =
+        [](const RotateRow& row, DType dtype) {
+          with_type(dtype, [&]<typename T>(T*) { rotate_row<T>(row); });
+        },
+};
+
+}  // namespace
+}  // namespace loza::model_cpu
