@@ -123,26 +123,6 @@ GgufImported write_weights_file(const GgufFile& file, const GgufModel& model, Im
   return imported;
 }
 
-// Generation ends at any of the tokens that end a text or a turn.
-Json generation_config_json(const GgufFile& file) {
-  constexpr const char* kEnds[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                   "tokenizer.ggml.eom_token_id"};
-  Json config = Json::object(), ends = Json::array();
-  for (const char* key : kEnds) {
-    if (!file.has(key)) continue;
-    const std::int64_t id = file.integer(key);
-    if (std::find(ends.begin(), ends.end(), Json(id)) == ends.end()) ends.push_back(id);
-  }
-  if (file.has("tokenizer.ggml.bos_token_id")) {
-    config["bos_token_id"] = file.integer("tokenizer.ggml.bos_token_id");
-  }
-  if (!ends.empty()) config["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
-  if (file.has("tokenizer.ggml.padding_token_id")) {
-    config["pad_token_id"] = file.integer("tokenizer.ggml.padding_token_id");
-  }
-  return config;
-}
-
 void check_is_whole_model(const GgufFile& file) {
   if (!file.has("split.count")) return;
   const std::int64_t num_parts = file.integer("split.count");
@@ -169,7 +149,7 @@ GgufImported import_gguf(const std::filesystem::path& path, const std::filesyste
     write_file_atomic(staged.path() / name, value.dump(2) + "\n");
   };
   write_json("config.json", model.config);
-  write_json("generation_config.json", generation_config_json(file));
+  write_json("generation_config.json", tokenizer.generation_config);
   write_json("tokenizer.json", tokenizer.tokenizer);
   write_json("tokenizer_config.json", tokenizer.tokenizer_config);
   GgufImported imported =

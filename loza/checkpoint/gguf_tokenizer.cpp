@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -12,6 +13,10 @@
 
 namespace loza {
 namespace {
+
+constexpr const char* kBosKey = "tokenizer.ggml.bos_token_id";
+constexpr const char* kEosKey = "tokenizer.ggml.eos_token_id";
+constexpr const char* kPadKey = "tokenizer.ggml.padding_token_id";
 
 // How a text is cut into words before the merges, by the name that GGUF files give it.
 struct PreTokenizer {
@@ -90,14 +95,17 @@ class Vocabulary {
     check_merges();
   }
 
-  // A token's text by the id that `key` holds. Throws Error(kBadInput) when there is none.
-  std::string token_of(const GgufFile& file, const char* key) const {
+  // The id that `key` holds. Throws Error(kBadInput) when there is no such token.
+  std::int64_t checked_id(const GgufFile& file, const char* key) const {
     const std::int64_t id = file.integer(key);
     if (id >= static_cast<std::int64_t>(tokens_.size())) {
       throw_bad_input(fmt::format("{}: {}", place_, key),
                       fmt::format("an id below {}", tokens_.size()), fmt::format("{}", id));
     }
-    return std::string(tokens_[static_cast<std::size_t>(id)]);
+    return id;
+  }
+  std::string token_of(const GgufFile& file, const char* key) const {
+    return std::string(tokens_[static_cast<std::size_t>(checked_id(file, key))]);
   }
 
   Json added_tokens() const {
@@ -212,14 +220,14 @@ Json post_processor_json(const GgufFile& file, const Vocabulary& vocabulary,
   Json special_tokens = Json::object();
   const auto special = [&](const char* key, int type_id) -> Json {
     const std::string token = vocabulary.token_of(file, key);
-    special_tokens[token] = {{"id", token}, {"ids", {file.integer(key)}}, {"tokens", {token}}};
+    special_tokens[token] = {{"id", token}, {"ids", Json::array({file.integer(key)})}, {"tokens", Json::array({token})}};
     return {{"SpecialToken", {{"id", token}, {"type_id", type_id}}}};
   };
   const auto around = [&](const char* sequence, int type_id) {
     Json parts = Json::array();
-    if (adds_bos) parts.push_back(special("tokenizer.ggml.bos_token_id", type_id));
+    if (adds_bos) parts.push_back(special(kBosKey, type_id));
     parts.push_back({{"Sequence", {{"id", sequence}, {"type_id", type_id}}}});
-    if (adds_eos) parts.push_back(special("tokenizer.ggml.eos_token_id", type_id));
+    if (adds_eos) parts.push_back(special(kEosKey, type_id));
     return parts;
   };
   const Json single = around("A", 0);
@@ -235,10 +243,10 @@ Json tokenizer_config_json(const GgufFile& file, const Vocabulary& vocabulary) {
   Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                  {"clean_up_tokenization_spaces", false}};
   constexpr std::pair<const char*, const char*> kSpecial[] = {
-      {"bos_token", "tokenizer.ggml.bos_token_id"},
-      {"eos_token", "tokenizer.ggml.eos_token_id"},
+      {"bos_token", kBosKey},
+      {"eos_token", kEosKey},
       {"unk_token", "tokenizer.ggml.unknown_token_id"},
-      {"pad_token", "tokenizer.ggml.padding_token_id"},
+      {"pad_token", kPadKey},
   };
   for (const auto& [name, key] : kSpecial) {
     if (file.has(key)) config[name] = vocabulary.token_of(file, key);
@@ -246,6 +254,22 @@ Json tokenizer_config_json(const GgufFile& file, const Vocabulary& vocabulary) {
   if (file.has("tokenizer.chat_template")) {
     config["chat_template"] = file.string("tokenizer.chat_template");
   }
+  return config;
+}
+
+// Generation ends at any of the tokens that end a text or a turn.
+Json generation_config_json(const GgufFile& file, const Vocabulary& vocabulary) {
+  constexpr const char* kEnds[] = {kEosKey, "tokenizer.ggml.eot_token_id",
+                                   "tokenizer.ggml.eom_token_id"};
+  Json config = Json::object(), ends = Json::array();
+  for (const char* key : kEnds) {
+    if (!file.has(key)) continue;
+    const Json id = vocabulary.checked_id(file, key);
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  }
+  if (file.has(kBosKey)) config["bos_token_id"] = vocabulary.checked_id(file, kBosKey);
+  if (!ends.empty()) config["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+  if (file.has(kPadKey)) config["pad_token_id"] = vocabulary.checked_id(file, kPadKey);
   return config;
 }
 
@@ -284,6 +308,7 @@ GgufTokenizer map_gguf_tokenizer(const GgufFile& file, std::int64_t vocab_size) 
                      {"vocab", vocabulary.vocab()},
                      {"merges", vocabulary.merges()}}}};
   out.tokenizer_config = tokenizer_config_json(file, vocabulary);
+  out.generation_config = generation_config_json(file, vocabulary);
   return out;
 }
 

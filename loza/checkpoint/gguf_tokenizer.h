@@ -9,8 +9,9 @@ namespace loza {
 
 // A GGUF file's tokenizer as the Hugging Face tokenizer that it was made from.
 struct GgufTokenizer {
-  Json tokenizer;         // tokenizer.json
-  Json tokenizer_config;  // tokenizer_config.json, with the chat template
+  Json tokenizer;          // tokenizer.json
+  Json tokenizer_config;   // tokenizer_config.json, with the chat template
+  Json generation_config;  // generation_config.json: the tokens that begin and end a text
 };
 
 // Reads tokenizer.ggml.*, for the byte-level BPE model "gpt2" and the pre-tokenisers that loza

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include "loza/model/elementwise.h"
 #include "loza/model/moe.h"
 
 namespace loza {
@@ -13,11 +14,6 @@ Mlp::Mlp(Weights& weights, const std::string& name, std::int64_t hidden,
       down_(weights, {{name + ".down_proj", hidden}}, intermediate, bias) {}
 
 at::Tensor Mlp::forward(const at::Tensor& x) const { return down_(swiglu(gate_up_(x))); }
-
-at::Tensor swiglu(const at::Tensor& gate_up) {
-  const std::int64_t size = gate_up.size(-1) / 2;
-  return at::silu(gate_up.narrow(-1, 0, size)) * gate_up.narrow(-1, size, size);
-}
 
 std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
                                                const ModelConfig& config, std::int64_t layer) {

@@ -29,9 +29,6 @@ class Mlp : public FeedForward {
   Linear gate_up_, down_;
 };
 
-// gate_up [T, 2 * I], gate beside up -> silu(gate) * up, [T, I].
-at::Tensor swiglu(const at::Tensor& gate_up);
-
 // Dense or a mixture of experts, as the config says for the layer.
 std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
                                                const ModelConfig& config, std::int64_t layer);

@@ -3,8 +3,8 @@
 #include <torch/torch.h>
 
 #include "loza/base/check.h"
+#include "loza/model/elementwise.h"
 #include "loza/model/kv_rows.h"
-#include "loza/model/norm.h"
 
 namespace loza {
 

@@ -3,8 +3,8 @@
 #include <torch/torch.h>
 
 #include "loza/base/check.h"
+#include "loza/model/elementwise.h"
 #include "loza/model/kv_rows.h"
-#include "loza/model/norm.h"
 
 namespace loza {
 
@@ -55,8 +55,7 @@ at::Tensor Mla::queries(const at::Tensor& x, const Rotation& rotation) const {
   const at::Tensor q =
       q_b_(q_a_norm_.defined() ? rms_norm(q_a_(x), q_a_norm_, norm_eps_) : x)
           .view({x.size(0), heads_, nope_size_ + rope_size_});
-  return at::cat({q.narrow(2, 0, nope_size_),
-                  rotate(q.narrow(2, nope_size_, rope_size_), rotation)}, 2);
+  return rotate(q, rotation, /*prefix=*/nope_size_);
 }
 
 // [T, R + P]: what the cache keeps.

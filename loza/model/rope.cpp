@@ -9,8 +9,6 @@
 namespace loza {
 namespace {
 
-using at::indexing::Slice;
-
 at::Tensor plain_frequencies(const RopeConfig& config) {
   const at::Tensor exponents =
       at::arange(0, config.size, 2, at::kLong).to(at::kFloat) / static_cast<double>(config.size);
@@ -88,20 +86,6 @@ Rope::Rope(const RopeConfig& config, at::Device device)
 Rotation Rope::at(const at::Tensor& positions) const {
   const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * inv_freq_.unsqueeze(0);
   return {angles.cos() * attention_factor_, angles.sin() * attention_factor_, interleaved_};
-}
-
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
-  const std::int64_t half = x.size(-1) / 2;
-  const Slice even(0, at::indexing::None, 2), odd(1, at::indexing::None, 2);
-  const Slice first(0, half), second(half, at::indexing::None);
-  const at::Tensor a = x.index({at::indexing::Ellipsis, rotation.interleaved ? even : first});
-  const at::Tensor b = x.index({at::indexing::Ellipsis, rotation.interleaved ? odd : second});
-  const at::Tensor cos = rotation.cos.unsqueeze(1), sin = rotation.sin.unsqueeze(1);
-  const at::Tensor turned_a = a * cos - b * sin, turned_b = b * cos + a * sin;
-  const at::Tensor turned = rotation.interleaved
-                                ? at::stack({turned_a, turned_b}, -1).flatten(-2)
-                                : at::cat({turned_a, turned_b}, -1);
-  return turned.to(x.scalar_type());
 }
 
 }  // namespace loza

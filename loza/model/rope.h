@@ -31,8 +31,4 @@ class Rope {
   bool interleaved_;
 };
 
-// x [T, heads, P], any float dtype, rotated: each pair (a, b) becomes
-// (a cos - b sin, b cos + a sin), computed in fp32. Differentiable in x.
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
-
 }  // namespace loza

@@ -11,9 +11,9 @@
 #include "loza/base/error.h"
 #include "loza/base/json.h"
 #include "loza/model/attention_module.h"
+#include "loza/model/elementwise.h"
 #include "loza/model/families/families.h"
 #include "loza/model/feed_forward.h"
-#include "loza/model/norm.h"
 #include "loza/model/weights.h"
 
 namespace loza {
@@ -135,6 +135,14 @@ Transformer Transformer::load(const Checkpoint& checkpoint, at::ScalarType dtype
 
   Weights weights(checkpoint, dtype, device);
   return Transformer(std::make_unique<Impl>(config, weights, dtype, device));
+}
+
+std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
+  Weights weights;
+  const Transformer::Impl model(config, weights, at::kFloat, at::kMeta);
+  std::vector<ParameterShape> shapes;
+  for (const auto& [name, tensor] : model.parameters) shapes.push_back({name, tensor.sizes().vec()});
+  return shapes;
 }
 
 Transformer::Transformer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -71,6 +71,15 @@ at::ScalarType auto_dtype();
 // "fp32", "bf16" or "auto". Throws Error(kUsage).
 at::ScalarType parse_dtype(const std::string& text);
 
+// One weight of a checkpoint.
+struct ParameterShape {
+  std::string name;
+  std::vector<std::int64_t> shape;
+};
+
+// What a checkpoint of such a model holds, in the order of Transformer::parameters().
+std::vector<ParameterShape> parameter_shapes(const ModelConfig& config);
+
 // A decoder-only model: weights and the forward pass, for training and serving alike.
 // forward() is const and thread-safe where autograd is off.
 class Transformer {
@@ -97,14 +106,19 @@ class Transformer {
   std::int64_t num_parameters() const;
 
  private:
+  friend std::vector<ParameterShape> parameter_shapes(const ModelConfig& config);
   struct Impl;
   explicit Transformer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
 // Writes a small random checkpoint of a family, with its tokenizer, that transformers loads.
-// The same seed gives the same bytes. Throws Error(kUsage) for an unknown family.
+// The same seed gives the same bytes. Throws Error(kUsage) for an unknown family, or when the
+// target has files already.
 void make_tiny(const std::string& family, const std::filesystem::path& target,
                std::uint64_t seed);
+
+// The families that make_tiny knows.
+std::vector<std::string> tiny_families();
 
 }  // namespace loza

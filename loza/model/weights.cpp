@@ -24,11 +24,12 @@ bool is_float(const std::string& dtype) {
 }  // namespace
 
 Weights::Weights(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device)
-    : checkpoint_(checkpoint), dtype_(dtype), device_(device) {}
+    : checkpoint_(&checkpoint), dtype_(dtype), device_(device) {}
 
-const TensorEntry& Weights::find(const std::string& name, at::IntArrayRef shape) {
-  const TensorEntry& entry = checkpoint_.tensor(name);
-  const std::string place = fmt::format("{}: tensor '{}'", checkpoint_.folder().string(), name);
+const TensorEntry* Weights::find(const std::string& name, at::IntArrayRef shape) {
+  if (checkpoint_ == nullptr) return nullptr;
+  const TensorEntry& entry = checkpoint_->tensor(name);
+  const std::string place = fmt::format("{}: tensor '{}'", checkpoint_->folder().string(), name);
   if (at::IntArrayRef(entry.shape) != shape) {
     throw_bad_input(place, fmt::format("shape {} by config.json", shape_text(shape)),
                     shape_text(entry.shape));
@@ -38,15 +39,15 @@ const TensorEntry& Weights::find(const std::string& name, at::IntArrayRef shape)
                     "quantised weights are not supported");
   }
   taken_.insert(name);
-  return entry;
+  return &entry;
 }
 
 at::Tensor Weights::take(const std::string& name, const std::vector<std::int64_t>& shape,
                          std::optional<at::ScalarType> dtype) {
-  const TensorEntry& entry = find(name, shape);
+  const TensorEntry* entry = find(name, shape);
   const at::ScalarType kept = dtype.value_or(dtype_);
   at::Tensor tensor = device_.is_meta() ? at::empty(shape, at::TensorOptions(kept).device(device_))
-                                        : load_tensor(entry, kept).to(device_);
+                                        : load_tensor(*entry, kept).to(device_);
   parameters_.emplace_back(name, tensor);
   return tensor;
 }
@@ -56,8 +57,8 @@ at::Tensor Weights::allocate(const std::vector<std::int64_t>& shape) const {
 }
 
 void Weights::fill(const std::string& name, const at::Tensor& target) {
-  const TensorEntry& entry = find(name, target.sizes());
-  if (!device_.is_meta()) target.copy_(load_tensor(entry, target.scalar_type()));
+  const TensorEntry* entry = find(name, target.sizes());
+  if (!device_.is_meta()) target.copy_(load_tensor(*entry, target.scalar_type()));
 }
 
 void Weights::add_parameter(const std::string& name, const at::Tensor& tensor) {

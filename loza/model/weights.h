@@ -20,6 +20,8 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 class Weights {
  public:
   Weights(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device);
+  // Without a checkpoint, on the meta device: lists what a model is made of.
+  Weights() : dtype_(at::kFloat), device_(at::kMeta) {}
 
   // The tensor of that name; `dtype` where it is not the compute dtype.
   // Throws Error(kBadInput) when it is missing or has another shape.
@@ -44,9 +46,10 @@ class Weights {
   const std::set<std::string>& taken() const { return taken_; }
 
  private:
-  const TensorEntry& find(const std::string& name, at::IntArrayRef shape);
+  // Null without a checkpoint.
+  const TensorEntry* find(const std::string& name, at::IntArrayRef shape);
 
-  const Checkpoint& checkpoint_;
+  const Checkpoint* checkpoint_ = nullptr;
   at::ScalarType dtype_;
   at::Device device_;
   NamedTensors parameters_;

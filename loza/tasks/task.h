@@ -30,8 +30,8 @@ struct Document {
 using CountTokens = std::function<std::int64_t(std::string_view)>;
 
 struct TaskOptions {
-  // Tokens of the whole document, its questions and answers included: never more, and a
-  // few dozen less at most (a sentence or a line is the smallest unit).
+  // Tokens of the whole document, its questions and answers included: never more; less by at
+  // most a 64th, or by one line of the text.
   std::int64_t length = 2048;
   std::uint64_t seed = 0;
   std::int64_t num_questions = 8;   // the first of several shows the form and is not scored

@@ -2,18 +2,18 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "loza/base/error.h"
 #include "loza/base/random.h"
 #include "loza/evaluate/report.h"
 #include "loza/evaluate/run.h"
+#include "tests/support/temp_folder.h"
 
 namespace loza {
 namespace {
@@ -22,17 +22,16 @@ namespace {
 constexpr BlockPattern kSmall{4, 1, 2};
 
 // One tiny checkpoint for all tests of this file.
-class TinyModel : public testing::Test {
+class TinyModel : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder_ =
-        std::filesystem::temp_directory_path() / ("loza_score_test_" + std::to_string(::getpid()));
-    std::filesystem::remove_all(folder_);
-    make_tiny("llama", folder_, /*seed=*/3);
+    temp_.emplace();
+    make_tiny("llama", folder(), /*seed=*/3);
   }
-  static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
+  static void TearDownTestSuite() { temp_.reset(); }
 
-  static Transformer load() { return Transformer::load(Checkpoint(folder_), at::kFloat); }
+  static std::filesystem::path folder() { return *temp_ / "tiny"; }
+  static Transformer load() { return Transformer::load(Checkpoint(folder()), at::kFloat); }
 
   static AttentionPlan streaming(std::int64_t num_modules) {
     return AttentionPlan::from_choice(
@@ -58,9 +57,9 @@ class TinyModel : public testing::Test {
     }
   }
 
-  static std::filesystem::path folder_;
+  static std::optional<loza::testing::TempFolder> temp_;
 };
-std::filesystem::path TinyModel::folder_;
+std::optional<loza::testing::TempFolder> TinyModel::temp_;
 
 // The obvious way: the document up to a token is run for that token alone.
 at::Tensor log_probabilities(const Transformer& model, const TokenizedDocument& document,
@@ -204,7 +203,7 @@ TEST_F(TinyModel, BrokenNumbersAreAnError) {
 
 TEST_F(TinyModel, RowsAreScoredAndPooled) {
   const Transformer model = load();
-  const Tokenizer tokenizer = Tokenizer::from_folder(folder_);
+  const Tokenizer tokenizer = Tokenizer::from_folder(folder());
   const AttentionPlan dense = AttentionPlan::dense(model.config().num_modules());
   std::vector<EvalCase> cases = {
       {"answers", 0, 0, {"one two three", {{"? ", "four"}, {"? ", "five", false}}}},

@@ -1,25 +1,31 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <fstream>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "loza/base/error.h"
 
 namespace loza::testing {
 
-// The most memory this process had at once.
-inline std::uint64_t peak_rss_bytes() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+// A line of /proc/self/status in bytes: "VmRSS" is the memory in use, "VmHWM" its peak.
+inline std::uint64_t memory_bytes(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(name + ":", 0) == 0) return std::stoull(line.substr(name.size() + 1)) * 1024;
+  }
+  return 0;
 }
+
+// Makes VmHWM start again from the memory now in use.
+inline void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kSanitized = true;  // memory and time are not the program's own
@@ -32,11 +38,15 @@ constexpr bool kSanitized = false;
 // largest input's size.
 class HostileSuite {
  public:
-  explicit HostileSuite(std::string name) : name_(std::move(name)), rss_before_(peak_rss_bytes()) {}
+  explicit HostileSuite(std::string name) : name_(std::move(name)) {
+    reset_peak_memory();
+    memory_before_ = memory_bytes("VmRSS");
+  }
 
   ~HostileSuite() {
     constexpr std::uint64_t kAllowed = std::uint64_t{64} << 20;
-    const std::uint64_t growth = peak_rss_bytes() - rss_before_;
+    const std::uint64_t peak = memory_bytes("VmHWM");
+    const std::uint64_t growth = peak > memory_before_ ? peak - memory_before_ : 0;
     if (!kSanitized) {
       EXPECT_LT(growth, kAllowed + largest_input_) << name_;
     }
@@ -70,7 +80,7 @@ class HostileSuite {
 
  private:
   std::string name_;
-  std::uint64_t rss_before_ = 0, largest_input_ = 0;
+  std::uint64_t memory_before_ = 0, largest_input_ = 0;
   int num_cases_ = 0;
 };
 

@@ -180,6 +180,7 @@ bool fill_args(const DecodeParams& params, const DecodePlan& plan, const DecodeK
   args->ring_pages = static_cast<int>(kv.ring_pages);
   args->q_len = static_cast<int>(params.q_len);
   args->num_heads = static_cast<int>(params.num_heads);
+  args->num_key_heads = static_cast<int>(params.num_key_heads);
   args->group_size = static_cast<int>(params.num_heads / params.num_key_heads);
   args->num_row_tiles = tiling.num_tiles;
   args->rows_per_tile = tiling.rows_per_tile;
@@ -312,10 +313,12 @@ Status check_memory(const DecodeParams& params) {
 
 Status check_plan(const DecodePlan& plan) {
   const int size = plan.cluster_size;
-  if (size < 1 || size > 16 || (size & (size - 1)) != 0 || plan.num_clusters < 1) {
+  if (size < 1 || size > 16 || (size & (size - 1)) != 0 || plan.num_clusters < 1 ||
+      plan.num_clusters > kMostClusters) {
     return failure(kBad,
-                   "cuda decode: a plan has clusters of 1, 2, 4, 8 or 16 blocks, at least one a "
-                   "sequence; got %d of %d; use plan_decode",
+                   "cuda decode: a plan has 1..%d clusters of 1, 2, 4, 8 or 16 blocks; got %d of "
+                   "%d; use plan_decode",
+                   kMostClusters,
                    plan.num_clusters, size);
   }
   return {};
@@ -348,7 +351,8 @@ DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
     if (max_clusters == 0) continue;
     const std::int64_t most =
         std::min<std::int64_t>(std::max<std::int64_t>(1, max_clusters / items),
-                               (max_pages + cluster_size - 1) / cluster_size);
+                               std::min<std::int64_t>(
+                                   kMostClusters, (max_pages + cluster_size - 1) / cluster_size));
     for (int num_clusters = 1; num_clusters <= most; ++num_clusters) {
       const DecodePlan plan = {cluster_size, num_clusters};
       const double us = estimate_us(items, max_pages, page_bytes, max_clusters, plan);
@@ -366,7 +370,7 @@ std::size_t decode_workspace_bytes(const DecodeParams& params, const DecodePlan&
 }
 
 Status decode(const DecodeParams& params, const DecodePlan& plan, void* workspace,
-              std::size_t workspace_bytes, cudaStream_t stream) {
+              std::size_t workspace_bytes, cudaStream_t stream, Inputs inputs) {
   for (const Status& status : {check(params), check_plan(plan)}) {
     if (!status.ok()) return status;
   }
@@ -391,6 +395,7 @@ Status decode(const DecodeParams& params, const DecodePlan& plan, void* workspac
     return failure(StatusCode::kCudaError,
                    "cuda decode: the driver made no tensor map of the pages; is there a driver?");
   }
+  args.stable_prefix = inputs == Inputs::kStablePrefix;
   cudaError_t error = allow_shared_memory_and_clusters(kernel);
   if (error == cudaSuccess) error = launch(kernel, args, num_blocks, plan.cluster_size, stream);
   if (error != cudaSuccess) {

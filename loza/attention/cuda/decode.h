@@ -44,9 +44,18 @@ DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length);
 // Bytes of device memory that decode() needs under `plan`; 0 with one cluster a sequence.
 std::size_t decode_workspace_bytes(const DecodeParams& params, const DecodePlan& plan);
 
+// What the caller promises of the kernel that precedes the call on the stream. decode() starts
+// while that kernel drains; reading what it does not write before it ends hides latency.
+enum class Inputs {
+  kFromPreviousKernel,  // nothing: any input may be its output
+  kStablePrefix,        // lengths, page_table and all pages but those that hold the q_len new
+                        // tokens were complete before it began
+};
+
 // Launches. `workspace` must be zero before its first use and is ready for the next call on
 // the same stream after each; 256-byte aligned; may be null if it needs no bytes.
 Status decode(const DecodeParams& params, const DecodePlan& plan, void* workspace,
-              std::size_t workspace_bytes, cudaStream_t stream);
+              std::size_t workspace_bytes, cudaStream_t stream,
+              Inputs inputs = Inputs::kFromPreviousKernel);
 
 }  // namespace loza::attention::cuda

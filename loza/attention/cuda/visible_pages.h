@@ -52,13 +52,20 @@ LOZA_HOST_DEVICE constexpr VisiblePages visible_pages(const PagePattern& pattern
   return {sink_end, recent_begin, sink_end + end - recent_begin};
 }
 
+// The pages, last of the visible ones, that hold the new tokens.
+LOZA_HOST_DEVICE constexpr int num_new_pages(int length, int q_len) {
+  if (length <= 0) return 0;
+  const int first_pos = length > q_len ? length - q_len : 0;
+  return (length - 1) / kPageLen - first_pos / kPageLen + 1;
+}
+
 // Part `part` of `count` things dealt out in order to `num_parts`, the first parts one larger.
 struct Share {
   int begin = 0, size = 0;
 };
 
 LOZA_HOST_DEVICE constexpr Share share_of(int count, int num_parts, int part) {
-  const int least = count / num_parts;
+  const int least = num_parts == 1 ? count : count / num_parts;
   const int larger = count - least * num_parts;
   return {part * least + (part < larger ? part : larger), least + (part < larger ? 1 : 0)};
 }

@@ -304,7 +304,7 @@ class DecodeCase {
                                const std::vector<double>& magnitude,
                                const std::vector<double>& lse,
                                const std::vector<double>& size) const {
-    const double unit = shape_.dtype == DType::kBF16 ? std::ldexp(1, -9) : std::ldexp(1, -12);
+    const double unit = shape_.dtype == DType::kBF16 ? std::ldexp(1, -8) : std::ldexp(1, -11);
     // fp16 P below 2^-14 is subnormal: an absolute error each.
     const double tiny = shape_.dtype == DType::kBF16
                             ? 1e-6
@@ -320,7 +320,7 @@ class DecodeCase {
         const double want = out[i * shape_.v_size + d];
         const double got = to_float(result.out[rows[i] * shape_.v_size + d]);
         // Score errors in fp32 scale P by 1 + the same.
-        const double relative = 2.5 * unit + std::ldexp(1, -20) * size[i];
+        const double relative = 1.25 * unit + std::ldexp(1, -20) * size[i];
         const double bound =
             relative * magnitude[i * shape_.v_size + d] + unit * std::fabs(want) + tiny;
         if (!(std::fabs(got - want) <= bound)) return place(rows[i], d, got, want);

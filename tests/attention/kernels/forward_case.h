@@ -72,6 +72,17 @@ struct ForwardCase {
     poison_outputs();
   }
 
+  // The same numbers in fp64: what the reference computes the truth from.
+  ForwardCase in_fp64() const {
+    Shape exact = shape;
+    exact.dtype = DType::kF64;
+    ForwardCase c(exact, 0);
+    c.q.copy_from(q);
+    c.k.copy_from(k);
+    c.v.copy_from(v);
+    return c;
+  }
+
   void poison_outputs() {
     out.poison();
     lse.assign(static_cast<std::size_t>(q.tokens() * shape.heads), std::nanf(""));

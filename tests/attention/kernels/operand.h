@@ -64,6 +64,10 @@ class Operand {
     for (std::int64_t i = 0; i < tokens_ * heads_ * size_; ++i) values.push_back(get(i));
     return values;
   }
+  // Takes the elements of a tensor of the same shape.
+  void copy_from(const Operand& other) {
+    for (std::int64_t i = 0; i < tokens_ * heads_ * size_; ++i) set(i, other.get(i));
+  }
   // Bits of the elements, for comparisons that allow no difference.
   std::vector<std::uint64_t> bits() const {
     std::vector<std::uint64_t> bits;

@@ -15,6 +15,7 @@
 #include "loza/attention/reference/rows.h"
 #include "loza/attention/reference/visible.h"
 #include "loza/base/random.h"
+#include "tests/attention/kernels/forward_case.h"
 #include "tests/attention/kernels/operand.h"
 
 namespace loza::testing {
@@ -99,10 +100,19 @@ struct PagedCase {
     return params;
   }
 
-  // The number at element `i` of the row of a position; the same in every storage.
+  // The number that belongs at element `i` of the row of a position, in every storage.
   static double element(std::int64_t sequence_idx, std::int64_t pos, std::int64_t i) {
     Random random(static_cast<std::uint64_t>((sequence_idx * 100003 + pos) * 1009 + i));
     return (random.uniform() + random.uniform() - 1) * 2;
+  }
+
+  // What is stored for a position that is seen.
+  double stored(std::int64_t sequence_idx, std::int64_t pos, std::int64_t i) const {
+    const std::int32_t page = table[static_cast<std::size_t>(
+        sequence_idx * kv.table_stride + page_slot(kv, pos / kv.page_len))];
+    return reference::load_element(
+        shape.dtype, pages.data(),
+        page * kv.page_stride + pos % kv.page_len * kv.row_stride + i);
   }
 
   bool is_seen(std::int64_t sequence_idx, std::int64_t pos) const {
@@ -173,5 +183,34 @@ struct PagedCase {
     }
   }
 };
+
+// The contiguous form of a paged case in a dtype, with zeros where nothing is seen.
+inline ForwardCase contiguous(const PagedCase& paged, DType dtype) {
+  const PagedShape& shape = paged.shape;
+  std::vector<Lengths> sequences;
+  for (const std::int64_t length : shape.lengths) sequences.push_back({shape.q_len, length});
+  ForwardCase c({dtype, shape.pattern, sequences, shape.heads, shape.key_heads, shape.qk_size,
+                 shape.v_size, Operand::Layout::kPacked},
+                0);
+  c.q.copy_from(paged.q);
+  for (std::int64_t b = 0; b < paged.num_sequences(); ++b) {
+    for (std::int64_t pos = 0; pos < shape.lengths[static_cast<std::size_t>(b)]; ++pos) {
+      const std::int64_t token = c.k_offsets[static_cast<std::size_t>(b)] + pos;
+      const bool is_seen = paged.is_seen(b, pos);
+      const auto stored = [&](std::int64_t i) { return is_seen ? paged.stored(b, pos, i) : 0; };
+      for (std::int64_t g = 0; g < shape.key_heads; ++g) {
+        for (std::int64_t i = 0; i < shape.qk_size; ++i) {
+          c.k.set((token * shape.key_heads + g) * shape.qk_size + i,
+                  stored(g * paged.kv.k_head_stride + i));
+        }
+        for (std::int64_t i = 0; i < shape.v_size; ++i) {
+          c.v.set((token * shape.key_heads + g) * shape.v_size + i,
+                  stored(paged.kv.v_offset + g * paged.kv.v_head_stride + i));
+        }
+      }
+    }
+  }
+  return c;
+}
 
 }  // namespace loza::testing

@@ -6,119 +6,125 @@
 #include "loza/attention/cpu/tile.h"
 #include "loza/attention/cpu/tile/exp2.h"
 
-// Floats (see floats_avx512.h) as an array, for any processor.
+// Floats (see floats_avx512.h) as four of the compiler's own vectors, for any processor.
 namespace loza::cpu {
 namespace {
 
+typedef float Quad __attribute__((vector_size(16)));
+
 struct Floats {
-  float lane[kLanes];
+  Quad quads[4];
 };
 
 constexpr int kRegisterRows = 2, kRegisterVectors = 1;
 
-// Applies `f` lane by lane.
+// Applies `f` to each quad.
 template <typename F, typename... Inputs>
-inline Floats by_lane(const F& f, const Inputs&... x) {
-  Floats result;
-  for (int i = 0; i < kLanes; ++i) result.lane[i] = f(x.lane[i]...);
-  return result;
+inline Floats by_quad(const F& f, const Inputs&... x) {
+  return {{f(x.quads[0]...), f(x.quads[1]...), f(x.quads[2]...), f(x.quads[3]...)}};
 }
 
 inline Floats broadcast(float x) {
-  Floats result;
-  for (float& lane : result.lane) lane = x;
-  return result;
+  const Quad quad{x, x, x, x};
+  return {{quad, quad, quad, quad}};
 }
 inline Floats zeros() { return broadcast(0.0f); }
 inline Floats load(const float* from) {
   Floats result;
-  std::memcpy(result.lane, from, sizeof result.lane);
+  std::memcpy(&result, from, sizeof result);
   return result;
 }
-inline void store(const Floats& x, float* to) { std::memcpy(to, x.lane, sizeof x.lane); }
+inline void store(const Floats& x, float* to) { std::memcpy(to, &x, sizeof x); }
 
 inline Floats operator+(const Floats& a, const Floats& b) {
-  return by_lane([](float x, float y) { return x + y; }, a, b);
+  return by_quad([](Quad x, Quad y) { return x + y; }, a, b);
 }
 inline Floats operator-(const Floats& a, const Floats& b) {
-  return by_lane([](float x, float y) { return x - y; }, a, b);
+  return by_quad([](Quad x, Quad y) { return x - y; }, a, b);
 }
 inline Floats operator*(const Floats& a, const Floats& b) {
-  return by_lane([](float x, float y) { return x * y; }, a, b);
+  return by_quad([](Quad x, Quad y) { return x * y; }, a, b);
 }
 inline Floats multiply_add(const Floats& a, const Floats& b, const Floats& c) {
-  return by_lane([](float x, float y, float z) { return x * y + z; }, a, b, c);
+  return by_quad([](Quad x, Quad y, Quad z) { return x * y + z; }, a, b, c);
 }
 inline Floats multiply_subtract(const Floats& a, const Floats& b, const Floats& c) {
-  return by_lane([](float x, float y, float z) { return x * y - z; }, a, b, c);
+  return by_quad([](Quad x, Quad y, Quad z) { return x * y - z; }, a, b, c);
 }
 inline Floats max(const Floats& a, const Floats& b) {
-  return by_lane([](float x, float y) { return x > y ? x : y; }, a, b);
+  return by_quad([](Quad x, Quad y) { return x > y ? x : y; }, a, b);
+}
+
+// Lanes one by one.
+template <typename F>
+inline Floats by_lane(const F& f, const Floats& x) {
+  float lanes[kLanes];
+  store(x, lanes);
+  for (int i = 0; i < kLanes; ++i) lanes[i] = f(i, lanes[i]);
+  return load(lanes);
 }
 
 inline Floats keep_lanes(const Floats& x, std::int64_t begin, std::int64_t end,
                          const Floats& otherwise) {
-  Floats result;
-  for (int i = 0; i < kLanes; ++i) {
-    result.lane[i] = i >= begin && i < end ? x.lane[i] : otherwise.lane[i];
-  }
-  return result;
+  float others[kLanes];
+  store(otherwise, others);
+  return by_lane([&](int i, float lane) { return i >= begin && i < end ? lane : others[i]; }, x);
 }
 
 inline float max_of_lanes(const Floats& x) {
-  float result = x.lane[0];
-  for (int i = 1; i < kLanes; ++i) result = x.lane[i] > result ? x.lane[i] : result;
+  float lanes[kLanes];
+  store(x, lanes);
+  float result = lanes[0];
+  for (const float lane : lanes) result = lane > result ? lane : result;
   return result;
 }
 inline float sum_of_lanes(const Floats& x) {
-  float result = x.lane[0];
-  for (int i = 1; i < kLanes; ++i) result += x.lane[i];
-  return result;
+  const Quad quad = (x.quads[0] + x.quads[1]) + (x.quads[2] + x.quads[3]);
+  return (quad[0] + quad[1]) + (quad[2] + quad[3]);
 }
 
 inline float exp2_of_lane(float x) {
-  // Below 2^-126 the result is 0; a NaN goes through.
-  const float bounded = x < -126.0f ? -126.0f : x;
-  const float shifted = bounded > 1000.0f ? 1127.0f : bounded + 127.0f;  // positive: truncates down
-  const auto biased = static_cast<std::int32_t>(shifted == shifted ? shifted : 127.0f);
+  // Below 2^-126 the result is 0; beyond 2^127 the weights are meaningless; a NaN goes through.
+  const float bounded = x < -126.0f ? -126.0f : x > 127.0f ? 127.0f : x;
+  // Positive, so that the conversion rounds down.
+  const auto biased = static_cast<std::int32_t>(x == x ? bounded + 127.0f : 127.0f);
   const float f = bounded - static_cast<float>(biased - 127);
   float p = kExp2Coefficients[5];
   for (int i = 4; i >= 0; --i) p = p * f + kExp2Coefficients[i];
-  const std::uint32_t bits = static_cast<std::uint32_t>(biased < 255 ? biased : 255) << 23;
+  const std::int32_t bits = biased << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return x < -126.0f ? 0.0f : p * power;
 }
 inline Floats exp2(const Floats& x) {
-  return by_lane([](float lane) { return exp2_of_lane(lane); }, x);
+  return by_lane([](int, float lane) { return exp2_of_lane(lane); }, x);
 }
 
 inline Floats load_bf16(const std::uint16_t* from) {
+  std::uint32_t bits[kLanes];
+  for (int i = 0; i < kLanes; ++i) bits[i] = static_cast<std::uint32_t>(from[i]) << 16;
   Floats result;
-  for (int i = 0; i < kLanes; ++i) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(from[i]) << 16;
-    std::memcpy(&result.lane[i], &bits, sizeof bits);
-  }
+  std::memcpy(&result, bits, sizeof result);
   return result;
 }
 inline void store_bf16(const Floats& x, std::uint16_t* to) {
+  std::uint32_t bits[kLanes];
+  std::memcpy(bits, &x, sizeof bits);
   for (int i = 0; i < kLanes; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &x.lane[i], sizeof bits);
-    const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
-    const std::uint32_t rounded = is_nan ? bits | 0x400000u : bits + 0x7FFFu + ((bits >> 16) & 1u);
+    const bool is_nan = (bits[i] & 0x7FFFFFFFu) > 0x7F800000u;
+    const std::uint32_t rounded =
+        is_nan ? bits[i] | 0x400000u : bits[i] + 0x7FFFu + ((bits[i] >> 16) & 1u);
     to[i] = static_cast<std::uint16_t>(rounded >> 16);
   }
 }
 
 inline void transpose(Floats (&rows)[kLanes]) {
+  float from[kLanes][kLanes], to[kLanes][kLanes];
+  std::memcpy(from, rows, sizeof from);
   for (int i = 0; i < kLanes; ++i) {
-    for (int j = 0; j < i; ++j) {
-      const float lane = rows[i].lane[j];
-      rows[i].lane[j] = rows[j].lane[i];
-      rows[j].lane[i] = lane;
-    }
+    for (int j = 0; j < kLanes; ++j) to[j][i] = from[i][j];
   }
+  std::memcpy(rows, to, sizeof to);
 }
 
 }  // namespace

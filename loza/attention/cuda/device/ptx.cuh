@@ -50,19 +50,24 @@ __device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parit
 }
 
 // ---- named barriers: `threads` of the block meet at `id` (1..15) ----
+//
+// The hardware counts warps, so a warp must arrive as one: lanes that left a loop earlier are
+// gathered first. The same holds for the cluster's barrier.
 
 __device__ __forceinline__ void sync(int id, int threads) {
-  asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  __syncwarp();
+  asm volatile("barrier.cta.sync.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // The same, and says whether `vote` holds for any of them.
 __device__ __forceinline__ bool sync_any(int id, int threads, bool vote) {
   std::uint32_t any;
+  __syncwarp();
   asm volatile(
       "{\n"
       ".reg .pred mine, all;\n"
       "setp.ne.u32 mine, %3, 0;\n"
-      "barrier.cta.red.or.pred all, %1, %2, mine;\n"
+      "barrier.cta.red.or.aligned.pred all, %1, %2, mine;\n"
       "selp.u32 %0, 1, 0, all;\n"
       "}"
       : "=r"(any)
@@ -107,11 +112,26 @@ __device__ __forceinline__ std::uint32_t cluster_rank() {
   return rank;
 }
 
+__device__ __forceinline__ std::uint32_t cluster_size() {
+  std::uint32_t size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+
+// Which cluster of the grid this is.
+__device__ __forceinline__ std::uint32_t cluster_index() {
+  std::uint32_t index;
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+  return index;
+}
+
 __device__ __forceinline__ void cluster_arrive() {
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_wait() {
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
@@ -124,22 +144,24 @@ __device__ __forceinline__ std::uint32_t peer_address(const void* pointer, std::
   return peer;
 }
 
-__device__ __forceinline__ float4 load_peer_float4(std::uint32_t address) {
-  float4 value;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
+// Stores into the shared memory of a block of the cluster and counts the bytes off its
+// barrier. The data leave registers at once: the sender may go on, or end.
+__device__ __forceinline__ void send(std::uint32_t peer, std::uint32_t peer_barrier,
+                                     const float4& value) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+      ::"r"(peer),
+      "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(peer_barrier)
+      : "memory");
 }
 
-__device__ __forceinline__ float2 load_peer_float2(std::uint32_t address) {
-  float2 value;
-  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
-               : "=f"(value.x), "=f"(value.y)
-               : "r"(address)
-               : "memory");
-  return value;
+__device__ __forceinline__ void send(std::uint32_t peer, std::uint32_t peer_barrier,
+                                     const float2& value) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+          peer),
+      "f"(value.x), "f"(value.y), "r"(peer_barrier)
+      : "memory");
 }
 
 // ---- programmatic dependent launch ----

@@ -6,11 +6,15 @@
 
 #include "loza/attention/cuda/visible_pages.h"
 
-// What the decode kernel is launched with. Letters as in params.h; a group is the H / G query
+// Letters as in params.h; a group is the H / G query
 // heads of one key head; a row is one (query token, head of the group) pair, token-major; rows
 // are cut into tiles of at most the kernel's kRows.
 namespace loza::attention::cuda {
 
+// Clusters of an item that can be merged.
+inline constexpr int kMostClusters = 64;
+
+// What the decode kernel is launched with.
 struct DecodeArgs {
   // [pages, G, sub-tiles, 64 tokens, 64 elements], innermost last; v_map is unused where the
   // value lies in the key.
@@ -27,11 +31,12 @@ struct DecodeArgs {
   const std::int64_t* lengths;     // [B]
   int sink_pages, ring_pages;
 
-  int q_len, num_heads, group_size;  // group_size = H / G
+  int q_len, num_heads, num_key_heads, group_size;  // group_size = H / G
   int num_row_tiles, rows_per_tile;
   int num_clusters;                  // of one (sequence, key head, row tile), an "item"
   PagePattern pattern;
   float scale_log2;                  // scale * log2(e)
+  bool stable_prefix;                // see Inputs in decode.h
 
   // With several clusters an item, in the workspace; item = (b * G + g) * num_row_tiles + tile.
   std::uint32_t* counters;  // [items, cluster_size], 0 between launches

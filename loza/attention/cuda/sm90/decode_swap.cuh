@@ -13,14 +13,28 @@
 // into a ring of stages; consumer w takes pages w, w+2, ... of the block's share and carries
 // each from scores to output alone, so the consumers meet only at the end. Then
 //
-//   the blocks of a cluster merge their partial results through each other's shared memory,
-//   each a slice of the V output elements;
+//   the consumers of a block merge their results, each one half of the V output elements;
+//   the blocks of a cluster send each other slices of theirs, and each merges its slice;
 //   if an item has several clusters, each block leaves its slice in the workspace, and the
 //   last to do so merges that slice in cluster order.
 //
 // Masks: only pages at the edge of some query's window are tested. Keys past the length are
 // also cleared in V, because 0 * NaN is NaN.
 namespace loza::attention::cuda {
+
+inline constexpr int kConsumerThreads = 256;
+inline constexpr int kMostBlocks = 16;  // of a cluster
+
+// A partial softmax of a row is (max, sum) and the output as summed: relative to max, not
+// divided by sum. This takes the place of the queries at the end.
+template <int kRows>
+struct MergeScratch {
+  float2 block_stats[kRows];               // of this block
+  float2 received_stats[kMostBlocks][kRows];
+  float weights[kMostClusters][kRows];
+  float2 totals[kRows];                    // of the merged softmax
+  float4 outs[kConsumerThreads];
+};
 
 // Sizes of one kernel. kRows columns of the products: query rows rounded up to 8.
 template <typename Element_, int kRows_, int kQkSize_, int kVSize_, bool kValueInKey_>
@@ -31,7 +45,7 @@ struct SwapShape {
 
   static constexpr int kConsumers = 2;
   static constexpr int kWarpgroup = 128;
-  static constexpr int kConsumerThreads = kConsumers * kWarpgroup;
+  static_assert(kConsumers * kWarpgroup == kConsumerThreads);
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
 
   static constexpr int kQkTiles = kQkSize / kSubTileCols;
@@ -41,6 +55,9 @@ struct SwapShape {
   static constexpr int kSubTileBytes = kPageLen * kRowBytes;
   static constexpr int kPageBytes = kPageTiles * kSubTileBytes;
   static constexpr int kQSubTileBytes = kRows * kRowBytes;
+  static constexpr int kQBytes = kQkTiles * kQSubTileBytes > static_cast<int>(sizeof(MergeScratch<kRows>))
+                                     ? kQkTiles * kQSubTileBytes
+                                     : static_cast<int>(sizeof(MergeScratch<kRows>));
 
   // Keys arrive in parts, each with its own barrier, so that the first product starts early.
   static constexpr int kKeyParts = kQkTiles % 3 == 0 ? 3 : 1;
@@ -54,13 +71,12 @@ struct SwapShape {
   static constexpr int kSharedLimit = 232448;
   static constexpr int kSmallShared = 2048;
   static constexpr int kMostStages = 6;
-  static constexpr int kFittingStages =
-      (kSharedLimit - kSmallShared - kRows * kQkSize * 2) / kPageBytes;
+  static constexpr int kFittingStages = (kSharedLimit - kSmallShared - kQBytes) / kPageBytes;
   static constexpr int kStages = kFittingStages < kMostStages ? kFittingStages : kMostStages;
 
-  // fp32 rows of partial output: 4 mod 32 words long, so that neither the fragments' columns
+  // fp32 rows of a block's output: 4 mod 32 words long, so that neither the fragments' columns
   // nor the merge's rows meet bank conflicts.
-  static constexpr int kPartialCols = kVSize + 4;
+  static constexpr int kBlockOutCols = kVSize + 4;
 
   static_assert(kRows % 8 == 0 && kRows <= 32, "the output of a page must fit in registers");
   static_assert(kQkSize % kSubTileCols == 0 && kVSize % kSubTileCols == 0,
@@ -73,61 +89,80 @@ template <typename Shape>
 struct SwapShared {
   union {
     alignas(kSubTileAlign) std::uint8_t pages[Shape::kStages][Shape::kPageBytes];
-    float partial[Shape::kConsumers][Shape::kRows][Shape::kPartialCols];
+    struct {
+      float block_out[Shape::kRows][Shape::kBlockOutCols];
+      float received_out[Shape::kRows * Shape::kVSize];  // [blocks, kRows, slice]
+    };
   };
-  alignas(kSubTileAlign) std::uint8_t q[Shape::kQkTiles][Shape::kQSubTileBytes];
+  union {
+    alignas(kSubTileAlign) std::uint8_t q[Shape::kQkTiles][Shape::kQSubTileBytes];
+    MergeScratch<Shape::kRows> merge;
+  };
 
-  std::uint64_t full[Shape::kStages][Shape::kParts];
+  // Two for each stage, used in turn. With one, a consumer that comes for use n of a stage
+  // before use n-1, the other consumer's, has arrived would take use n-2's completion for its
+  // own: a barrier knows only the parity of its phase.
+  std::uint64_t full[2][Shape::kStages][Shape::kParts];
   std::uint64_t empty[Shape::kStages];
+  std::uint64_t received;  // the slices of all blocks of the cluster
   float warp_max[Shape::kConsumers][4][Shape::kRows];
   float warp_sum[Shape::kConsumers][4][Shape::kRows];
-  float2 stats[Shape::kConsumers][Shape::kRows];  // (max, sum) of each consumer's pages
-  int row_pos[Shape::kRows];                      // position of the row's query
-  int row_recent[Shape::kRows];                   // where its recent keys begin
-  int is_last;
+  float consumer_max[Shape::kConsumers][Shape::kRows];
+  int row_pos[Shape::kRows];     // position of the row's query
+  int row_recent[Shape::kRows];  // where its recent keys begin
 };
 
 // The named barriers of the block.
 enum BarrierId { kConsumer0 = 1, kConsumer1, kAllConsumers };
 
-// What this block computes: a share of the visible pages of one item.
-struct SwapWork {
-  int sequence, key_head, row_tile, item;
+// Division by numbers that are mostly 1 and always small.
+__device__ __forceinline__ unsigned divide(unsigned number, unsigned divisor) {
+  return divisor == 1 ? number : number / divisor;
+}
+
+// Which item this block works on, and with whom.
+struct SwapItem {
+  int sequence, key_head, index;
   int first_row, num_rows;    // of the group's rows
   int cluster, cluster_size;  // which cluster of the item, and its blocks
   int rank;                   // of this block in its cluster
-  int length;
-  VisiblePages visible;
-  Share pages;                // of visible
-
-  __device__ __forceinline__ int num_units(const DecodeArgs& args) const {
-    return args.num_clusters * cluster_size;
-  }
-  // Clusters that have pages; the first one always counts, to store the zeros of no page.
-  __device__ __forceinline__ int num_active_clusters(const DecodeArgs& args) const {
-    const int units = min(visible.size, num_units(args));
-    return max(1, (units + cluster_size - 1) / cluster_size);
-  }
 };
 
-__device__ __forceinline__ SwapWork find_work(const DecodeArgs& args) {
+__device__ __forceinline__ SwapItem find_item(const DecodeArgs& args) {
+  SwapItem item;
+  item.rank = static_cast<int>(ptx::cluster_rank());
+  item.cluster_size = static_cast<int>(ptx::cluster_size());
+  const unsigned cluster = ptx::cluster_index();
+  item.index = divide(cluster, args.num_clusters);
+  item.cluster = cluster - item.index * args.num_clusters;
+  const int head_index = divide(item.index, args.num_row_tiles);
+  const int row_tile = item.index - head_index * args.num_row_tiles;
+  item.sequence = divide(head_index, args.num_key_heads);
+  item.key_head = head_index - item.sequence * args.num_key_heads;
+  item.first_row = row_tile * args.rows_per_tile;
+  item.num_rows = min(args.rows_per_tile, args.q_len * args.group_size - item.first_row);
+  return item;
+}
+
+// What the block computes: a share of the item's visible pages.
+struct SwapWork {
+  int length;
+  VisiblePages visible;
+  Share pages;             // of visible
+  int num_consumers;       // that have pages in some block of the item
+  int num_clusters;        // that have pages; at least one, which stores the zeros of none
+};
+
+__device__ __forceinline__ SwapWork find_work(const DecodeArgs& args, const SwapItem& item) {
   SwapWork work;
-  work.rank = static_cast<int>(ptx::cluster_rank());
-  asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(work.cluster_size));
-  const unsigned units = work.num_units(args);
-  const unsigned item = blockIdx.x / units;
-  const unsigned unit = blockIdx.x - item * units;
-  const unsigned num_key_heads = args.num_heads / args.group_size;
-  work.item = item;
-  work.cluster = (unit - work.rank) / work.cluster_size;
-  work.row_tile = item % args.num_row_tiles;
-  work.key_head = item / args.num_row_tiles % num_key_heads;
-  work.sequence = item / args.num_row_tiles / num_key_heads;
-  work.first_row = work.row_tile * args.rows_per_tile;
-  work.num_rows = min(args.rows_per_tile, args.q_len * args.group_size - work.first_row);
-  work.length = static_cast<int>(args.lengths[work.sequence]);
+  work.length = static_cast<int>(args.lengths[item.sequence]);
   work.visible = visible_pages(args.pattern, work.length, args.q_len);
+  const int units = args.num_clusters * item.cluster_size;
+  const int unit = item.cluster * item.cluster_size + item.rank;
   work.pages = share_of(work.visible.size, units, unit);
+  work.num_consumers = work.visible.size > units ? 2 : 1;
+  const int active_units = min(work.visible.size, units);
+  work.num_clusters = max(1, (active_units + item.cluster_size - 1) / item.cluster_size);
   return work;
 }
 
@@ -137,62 +172,75 @@ struct RowPlace {
   int head;
 };
 
-__device__ __forceinline__ RowPlace place_of(const DecodeArgs& args, const SwapWork& work,
+__device__ __forceinline__ RowPlace place_of(const DecodeArgs& args, const SwapItem& item,
                                              int row) {
-  const int group_row = work.first_row + row;
-  const int token = group_row / args.group_size;
-  return {static_cast<std::int64_t>(work.sequence) * args.q_len + token,
-          work.key_head * args.group_size + group_row - token * args.group_size};
+  const int group_row = item.first_row + row;
+  const int token = args.q_len == 1 ? 0 : group_row / args.group_size;
+  return {static_cast<std::int64_t>(item.sequence) * args.q_len + token,
+          item.key_head * args.group_size + group_row - token * args.group_size};
 }
 
 // ---- the producer: one warp ----
 
 template <typename Shape>
 __device__ __forceinline__ void request_page(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                             int key_head, int stage, int page) {
+                                             int key_head, int stage, int use, int page) {
   std::uint8_t* destination = shared.pages[stage];
+  auto& full = shared.full[use % 2][stage];
 #pragma unroll
   for (int part = 0; part < Shape::kKeyParts; ++part) {
     constexpr int kBytes = Shape::kTilesPerKeyPart * Shape::kSubTileBytes;
-    ptx::arrive_expecting(&shared.full[stage][part], kBytes);
-    ptx::load_box(destination + part * kBytes, &args.k_map, &shared.full[stage][part], 0, 0,
+    ptx::arrive_expecting(&full[part], kBytes);
+    ptx::load_box(destination + part * kBytes, &args.k_map, &full[part], 0, 0,
                   part * Shape::kTilesPerKeyPart, key_head, page, ptx::kEvictFirst);
   }
   if constexpr (!Shape::kValueInKey) {
     constexpr int kBytes = Shape::kVTiles * Shape::kSubTileBytes;
-    std::uint64_t* barrier = &shared.full[stage][Shape::kKeyParts];
-    ptx::arrive_expecting(barrier, kBytes);
-    ptx::load_box(destination + Shape::kFirstVTile * Shape::kSubTileBytes, &args.v_map, barrier, 0,
-                  0, 0, key_head, page, ptx::kEvictFirst);
+    ptx::arrive_expecting(&full[Shape::kKeyParts], kBytes);
+    ptx::load_box(destination + Shape::kFirstVTile * Shape::kSubTileBytes, &args.v_map,
+                  &full[Shape::kKeyParts], 0, 0, 0, key_head, page, ptx::kEvictFirst);
   }
 }
 
-// Lane i of the warp looks up page i of every 32; lane 0 requests them in turn.
+// The table's entry for visible page i of the sequence.
+__device__ __forceinline__ int table_slot(const DecodeArgs& args, const SwapWork& work, int i) {
+  const int page = work.visible.page(i);
+  if (args.ring_pages == 0 || page < args.sink_pages) return page;
+  return args.sink_pages + (page - args.sink_pages) % args.ring_pages;
+}
+
+// Lane i of the warp looks up page i of every 32; lane 0 requests them in turn. A table of a
+// streaming module, at most 32 entries, is read whole while the length is still on its way.
 template <typename Shape>
 __device__ __forceinline__ void produce_pages(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                              const SwapWork& work, int lane) {
-  const std::int32_t* table = args.page_table + work.sequence * args.table_stride;
-  int stage = 0;
-  std::uint32_t phase = 0;
+                                              const SwapItem& item, int lane) {
+  if (!args.stable_prefix) ptx::wait_for_previous_kernel();
+  const std::int32_t* table = args.page_table + item.sequence * args.table_stride;
+  const bool small_table = args.table_stride <= 32;
+  int entry = 0;
+  if (small_table && lane < args.table_stride) entry = table[lane];
+  const SwapWork work = find_work(args, item);
+  // The last pages hold the new tokens, which the previous kernel may be writing.
+  const int num_stable =
+      args.stable_prefix ? work.visible.size - num_new_pages(work.length, args.q_len) : 0;
+  int stage = 0, use = 0;
   for (int base = 0; base < work.pages.size; base += 32) {
-    int page = 0;
-    if (base + lane < work.pages.size) {
-      int slot = work.visible.page(work.pages.begin + base + lane);
-      if (args.ring_pages > 0 && slot >= args.sink_pages) {
-        slot = args.sink_pages + (slot - args.sink_pages) % args.ring_pages;
-      }
-      page = table[slot];
-    }
+    const int slot =
+        table_slot(args, work, work.pages.begin + min(base + lane, work.pages.size - 1));
+    const int page = small_table ? __shfl_sync(0xFFFFFFFF, entry, slot) : table[slot];
     const int count = min(32, work.pages.size - base);
     for (int i = 0; i < count; ++i) {
       const int next_page = __shfl_sync(0xFFFFFFFF, page, i);
       if (lane == 0) {
-        ptx::wait(&shared.empty[stage], phase ^ 1);
-        request_page(args, shared, work.key_head, stage, next_page);
+        if (args.stable_prefix && work.pages.begin + base + i >= num_stable) {
+          ptx::wait_for_previous_kernel();
+        }
+        ptx::wait(&shared.empty[stage], use % 2 ^ 1);
+        request_page(args, shared, item.key_head, stage, use, next_page);
       }
       if (++stage == Shape::kStages) {
         stage = 0;
-        phase ^= 1;
+        ++use;
       }
     }
   }
@@ -240,48 +288,67 @@ __device__ __forceinline__ constexpr int fragment_index(int column, int half) {
   return 4 * (column / 2) + 2 * half + column % 2;
 }
 
-// Q of the item's rows into shared memory, rows past the last as zeros, and the rows' windows.
+// Q on its way from memory: 16-byte chunks, rows past the last as zeros. Requested before
+// anything else, lest it queue behind the pages of all blocks.
 template <typename Shape>
-__device__ __forceinline__ void load_queries(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                             const SwapWork& work, int thread) {
-  using Element = typename Shape::Element;
-  constexpr int kChunks = Shape::kQkSize * 2 / kChunkBytes;
-  constexpr int kElements = kChunkBytes / 2;
-  constexpr int kRounds = (Shape::kRows * kChunks + Shape::kConsumerThreads - 1) /
-                          Shape::kConsumerThreads;
+struct Queries {
+  static constexpr int kChunks = Shape::kQkSize * 2 / kChunkBytes;
+  static constexpr int kRounds =
+      (Shape::kRows * kChunks + kConsumerThreads - 1) / kConsumerThreads;
+
+  uint4 chunks[kRounds];
+
+  __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread) {
+    using Element = typename Shape::Element;
+    constexpr int kElements = kChunkBytes / 2;
 #pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    const int index = round * Shape::kConsumerThreads + thread;
-    const int row = index / kChunks, chunk = index % kChunks;
-    if (row < Shape::kRows) {
-      uint4 value = {0, 0, 0, 0};
-      if (row < work.num_rows) {
-        const RowPlace place = place_of(args, work, row);
-        value = *reinterpret_cast<const uint4*>(
+    for (int round = 0; round < kRounds; ++round) {
+      const int index = round * kConsumerThreads + thread;
+      const int row = index / kChunks, chunk = index % kChunks;
+      chunks[round] = {0, 0, 0, 0};
+      if (row < item.num_rows) {
+        const RowPlace place = place_of(args, item, row);
+        chunks[round] = *reinterpret_cast<const uint4*>(
             static_cast<const Element*>(args.q) + place.token * args.q_token_stride +
             place.head * args.q_head_stride + chunk * kElements);
       }
-      *reinterpret_cast<uint4*>(shared.q[chunk / 8] + chunk_offset(row, chunk % 8)) = value;
     }
   }
-  if (thread < Shape::kRows) {
-    const int group_row = work.first_row + min(thread, work.num_rows - 1);
-    const int pos = work.length - args.q_len + group_row / args.group_size;
-    shared.row_pos[thread] = pos;
-    shared.row_recent[thread] = pos < 0 ? 0 : args.pattern.recent_begin(pos);
+
+  __device__ __forceinline__ void store(SwapShared<Shape>& shared, int thread) const {
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int index = round * kConsumerThreads + thread;
+      const int row = index / kChunks, chunk = index % kChunks;
+      if (row < Shape::kRows) {
+        *reinterpret_cast<uint4*>(shared.q[chunk / 8] + chunk_offset(row, chunk % 8)) =
+            chunks[round];
+      }
+    }
   }
+};
+
+// The window of the query of each row.
+template <typename Shape>
+__device__ __forceinline__ void store_windows(const DecodeArgs& args, SwapShared<Shape>& shared,
+                                              const SwapItem& item, int length, int thread) {
+  if (thread >= Shape::kRows) return;
+  const int group_row = item.first_row + min(thread, item.num_rows - 1);
+  const int token = args.q_len == 1 ? 0 : group_row / args.group_size;
+  const int pos = length - args.q_len + token;
+  shared.row_pos[thread] = pos;
+  shared.row_recent[thread] = pos < 0 ? 0 : args.pattern.recent_begin(pos);
 }
 
 // S^T [64 keys, kRows] = K Q^T, part by part as the page arrives.
 template <typename Shape>
 __device__ __forceinline__ void multiply_keys(float (&scores)[Shape::kRows / 2],
-                                              SwapShared<Shape>& shared, int stage,
-                                              std::uint32_t phase) {
+                                              SwapShared<Shape>& shared, int stage, int use) {
   const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.pages[stage]));
   const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
 #pragma unroll
   for (int part = 0; part < Shape::kKeyParts; ++part) {
-    ptx::wait(&shared.full[stage][part], phase);
+    ptx::wait(&shared.full[use % 2][stage][part], use / 2 % 2);
     wgmma_begin();
 #pragma unroll
     for (int t = part * Shape::kTilesPerKeyPart; t < (part + 1) * Shape::kTilesPerKeyPart; ++t) {
@@ -425,14 +492,13 @@ __device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const Dec
   // its sum are floating point. So rescaling is rare after the first page.
   constexpr float kLag = 8;
   const int newest_recent = work.length > 0 ? args.pattern.recent_begin(work.length - 1) : 0;
-  int stage = self.consumer;
-  std::uint32_t phase = 0;
+  int stage = self.consumer, use = 0;
   for (int i = self.consumer; i < work.pages.size; i += Shape::kConsumers) {
     const int page_begin = work.visible.page(work.pages.begin + i) * kPageLen;
     std::uint8_t* page = shared.pages[stage];
 
     float scores[Shape::kRows / 2];
-    multiply_keys(scores, shared, stage, phase);
+    multiply_keys(scores, shared, stage, use);
 #pragma unroll
     for (float& score : scores) score *= args.scale_log2;
     if (needs_mask(args, work, page_begin, newest_recent)) {
@@ -449,7 +515,9 @@ __device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const Dec
     if (ptx::sync_any(self.barrier(), Shape::kWarpgroup, grows)) {
       raise_max(state, scores, shared, self);
     }
-    if constexpr (!Shape::kValueInKey) ptx::wait(&shared.full[stage][Shape::kKeyParts], phase);
+    if constexpr (!Shape::kValueInKey) {
+      ptx::wait(&shared.full[use % 2][stage][Shape::kKeyParts], use / 2 % 2);
+    }
     if (page_begin + kPageLen > work.length) {
       clear_values<Shape>(page, work.length - page_begin, self.thread);
     }
@@ -462,17 +530,49 @@ __device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const Dec
     stage += Shape::kConsumers;
     if (stage >= Shape::kStages) {
       stage -= Shape::kStages;
-      phase ^= 1;
+      ++use;
     }
   }
 }
 
-// ---- the merge: partial results are (max, sum, unnormalised output) ----
+// ---- the end of a block: the consumers' results merged, in shared memory ----
 
-// Leaves the partial results of both consumers in shared memory.
+// The consumer that merges output elements [64t, 64t + 64).
 template <typename Shape>
-__device__ __forceinline__ void leave_partials(SwapState<Shape>& state, SwapShared<Shape>& shared,
-                                               const ConsumerThread& self) {
+__device__ __forceinline__ constexpr int owner_of(int t) {
+  return t < (Shape::kVTiles + 1) / 2 ? 0 : 1;
+}
+
+// Where the thread's fragment of tile t, column c, key half `half`, lies in the block's output.
+template <typename Shape>
+__device__ __forceinline__ float& block_out(SwapShared<Shape>& shared, const ConsumerThread& self,
+                                            int t, int c, int half) {
+  return shared.block_out[self.row(c)][kSubTileCols * t + self.key(half)];
+}
+
+// Applies visit(place in shared memory, register) to the thread's elements of the tiles that
+// consumer `owner` merges.
+template <typename Shape, typename Visit>
+__device__ __forceinline__ void visit_outs(SwapState<Shape>& state, SwapShared<Shape>& shared,
+                                           const ConsumerThread& self, int owner,
+                                           const Visit& visit) {
+#pragma unroll
+  for (int t = 0; t < Shape::kVTiles; ++t) {
+    if (owner_of<Shape>(t) != owner) continue;
+#pragma unroll
+    for (int c = 0; c < Shape::kRows / 4; ++c) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        visit(block_out(shared, self, t, c, half), state.out[t][fragment_index(c, half)]);
+      }
+    }
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void share_stats(const SwapState<Shape>& state,
+                                            SwapShared<Shape>& shared,
+                                            const ConsumerThread& self) {
 #pragma unroll
   for (int c = 0; c < Shape::kRows / 4; ++c) {
     float sum = state.sum[c];
@@ -480,162 +580,348 @@ __device__ __forceinline__ void leave_partials(SwapState<Shape>& state, SwapShar
     for (int lanes = 4; lanes < 32; lanes *= 2) sum += __shfl_xor_sync(0xFFFFFFFF, sum, lanes);
     if (self.lane < 4) {
       shared.warp_sum[self.consumer][self.warp][self.row(c)] = sum;
-      if (self.warp == 0) shared.stats[self.consumer][self.row(c)].x = state.max[c];
-    }
-  }
-  // Both consumers are done with the pages, whose place the partial outputs take.
-  ptx::sync(kAllConsumers, Shape::kConsumerThreads);
-  if (self.thread < Shape::kRows) {
-    float sum = 0;
-#pragma unroll
-    for (int warp = 0; warp < 4; ++warp) sum += shared.warp_sum[self.consumer][warp][self.thread];
-    shared.stats[self.consumer][self.thread].y = sum;
-  }
-#pragma unroll
-  for (int t = 0; t < Shape::kVTiles; ++t) {
-#pragma unroll
-    for (int c = 0; c < Shape::kRows / 4; ++c) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        shared.partial[self.consumer][self.row(c)][kSubTileCols * t + self.key(half)] =
-            state.out[t][fragment_index(c, half)];
-      }
+      if (self.warp == 0) shared.consumer_max[self.consumer][self.row(c)] = state.max[c];
     }
   }
 }
 
-// A partial softmax of one row, 4 of its output elements.
-struct Partial {
-  float max = kNoMax, sum = 0;
-  float4 out = {0, 0, 0, 0};
+// Relative to the larger maximum of the two consumers.
+template <typename Shape>
+__device__ __forceinline__ void rescale_to_block(SwapState<Shape>& state,
+                                                 const SwapShared<Shape>& shared,
+                                                 const ConsumerThread& self) {
+#pragma unroll
+  for (int c = 0; c < Shape::kRows / 4; ++c) {
+    const float other = shared.consumer_max[1 - self.consumer][self.row(c)];
+    const float scale = ptx::exp2(state.max[c] - fmaxf(state.max[c], other));
+#pragma unroll
+    for (int t = 0; t < Shape::kVTiles; ++t) {
+      state.out[t][fragment_index(c, 0)] *= scale;
+      state.out[t][fragment_index(c, 1)] *= scale;
+    }
+  }
+}
 
-  __device__ __forceinline__ void add(float2 stats, float4 other, float new_max) {
-    const float weight = ptx::exp2(stats.x - new_max);
-    sum += weight * stats.y;
-    out.x += weight * other.x;
-    out.y += weight * other.y;
-    out.z += weight * other.z;
-    out.w += weight * other.w;
+template <typename Shape>
+__device__ __forceinline__ void merge_block_stats(SwapShared<Shape>& shared, int row) {
+  const float most = fmaxf(shared.consumer_max[0][row], shared.consumer_max[1][row]);
+  float sum = 0;
+#pragma unroll
+  for (int consumer = 0; consumer < Shape::kConsumers; ++consumer) {
+    float part = 0;
+#pragma unroll
+    for (int warp = 0; warp < 4; ++warp) part += shared.warp_sum[consumer][warp][row];
+    sum += ptx::exp2(shared.consumer_max[consumer][row] - most) * part;
+  }
+  shared.merge.block_stats[row] = {most, sum};
+}
+
+// Leaves block_out and block_stats. On the way tells the cluster that the pages' place is free.
+template <typename Shape>
+__device__ __forceinline__ void merge_consumers(SwapState<Shape>& state, SwapShared<Shape>& shared,
+                                                const SwapWork& work,
+                                                const ConsumerThread& self) {
+  const auto put = [](float& place, float value) { place = value; };
+  const auto add = [](float& place, float value) { place += value; };
+  share_stats(state, shared, self);
+  // Both consumers are done with the pages, whose place the output takes, and the queries.
+  ptx::sync(kAllConsumers, kConsumerThreads);
+  ptx::cluster_arrive();
+  if (self.consumer == 0 && self.thread < Shape::kRows) merge_block_stats(shared, self.thread);
+  if (work.num_consumers == 1) {
+    if (self.consumer == 0) {
+      visit_outs(state, shared, self, 0, put);
+      visit_outs(state, shared, self, 1, put);
+    }
+  } else {
+    rescale_to_block(state, shared, self);
+    visit_outs(state, shared, self, 1 - self.consumer, put);
+    ptx::sync(kAllConsumers, kConsumerThreads);
+    visit_outs(state, shared, self, self.consumer, add);
+  }
+  ptx::sync(kAllConsumers, kConsumerThreads);
+}
+
+// Sends every block of the cluster its slice of this block's results, and waits for theirs.
+template <typename Shape>
+__device__ __forceinline__ void exchange_slices(SwapShared<Shape>& shared, const SwapItem& item,
+                                                int thread) {
+  const int slice_vectors = Shape::kVSize / 4 / item.cluster_size;
+  const int shift = __ffs(slice_vectors) - 1;
+  constexpr int kRowVectors = Shape::kVSize / 4;
+  if (thread == 0) {
+    const int slices = item.num_rows * Shape::kVSize * 4;
+    const int stats = item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2));
+    ptx::arrive_expecting(&shared.received, slices + stats);
+  }
+  for (int i = thread; i < item.num_rows * item.cluster_size; i += kConsumerThreads) {
+    const int row = i / item.cluster_size, rank = i - row * item.cluster_size;
+    ptx::send(ptx::peer_address(&shared.merge.received_stats[item.rank][row], rank),
+              ptx::peer_address(&shared.received, rank), shared.merge.block_stats[row]);
+  }
+  for (int i = thread; i < item.num_rows * kRowVectors; i += kConsumerThreads) {
+    const int row = i / kRowVectors, vector = i % kRowVectors;
+    const int rank = vector >> shift, slice_vector = vector & (slice_vectors - 1);
+    float* place = shared.received_out +
+                   4 * ((item.rank * Shape::kRows + row) * slice_vectors + slice_vector);
+    ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.received, rank),
+              *reinterpret_cast<const float4*>(&shared.block_out[row][4 * vector]));
+  }
+  ptx::wait(&shared.received, 0);
+}
+
+// ---- the merge of blocks and of clusters ----
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFF, value, lanes));
+  }
+  return value;
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    value += __shfl_xor_sync(0xFFFFFFFF, value, lanes);
+  }
+  return value;
+}
+
+// The merge of partial softmaxes, once for the blocks of a cluster and once for the clusters
+// of an item. A Source gives stats(partial, row) and out(partial, row, column), 4 elements, of
+// num_partials, at most kMostPartials. Calls done(row, total); a row without keys has sum 0.
+template <int kRows, typename Source, typename Done>
+__device__ __forceinline__ void merge_stats(MergeScratch<kRows>& scratch, const Source& source,
+                                            int num_rows, int thread, const Done& done) {
+  constexpr int kPerLane = (Source::kMostPartials + 31) / 32;
+  const int lane = thread % 32;
+  for (int row = thread / 32; row < num_rows; row += kConsumerThreads / 32) {
+    float2 stats[kPerLane];
+    float most = kNoMax;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      const int partial = 32 * i + lane;
+      stats[i] = {kNoMax, 0};
+      if (partial < source.num_partials) stats[i] = source.stats(partial, row);
+      most = fmaxf(most, stats[i].x);
+    }
+    most = warp_max(most);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      const int partial = 32 * i + lane;
+      const float weight = ptx::exp2(stats[i].x - most);
+      sum += weight * stats[i].y;
+      if (partial < source.num_partials) scratch.weights[partial][row] = weight;
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) {
+      scratch.totals[row] = {most, sum};
+      done(row, float2{most, sum});
+    }
+  }
+  ptx::sync(kAllConsumers, kConsumerThreads);
+}
+
+// The weighted sum over partials first, first + step, ..., in that order.
+template <int kRows, typename Source>
+__device__ __forceinline__ float4 weighted_sum(const MergeScratch<kRows>& scratch,
+                                               const Source& source, int first, int step, int row,
+                                               int column) {
+  constexpr int kBatch = Source::kInFlight;
+  float4 sum = {0, 0, 0, 0};
+  for (int base = first; base < source.num_partials; base += kBatch * step) {
+    float4 outs[kBatch];
+    float weights[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int partial = min(base + i * step, source.num_partials - 1);
+      outs[i] = source.out(partial, row, column);
+      weights[i] = base + i * step < source.num_partials ? scratch.weights[partial][row] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      sum.x += weights[i] * outs[i].x;
+      sum.y += weights[i] * outs[i].y;
+      sum.z += weights[i] * outs[i].z;
+      sum.w += weights[i] * outs[i].w;
+    }
+  }
+  return sum;
+}
+
+// After merge_stats: calls store(row, column, merged output) for every 4 elements of num_rows
+// rows of 4 * num_vectors columns. Where there are fewer of them than threads, groups of
+// threads divide the partials.
+template <int kRows, typename Source, typename Store>
+__device__ __forceinline__ void merge_outs(MergeScratch<kRows>& scratch, const Source& source,
+                                           int num_rows, int num_vectors, int thread,
+                                           const Store& store) {
+  const int num_items = num_rows * num_vectors;
+  const int shift = __ffs(num_vectors) - 1;  // a power of two
+  int num_groups = 1;
+  while (2 * num_groups * num_items <= kConsumerThreads &&
+         2 * num_groups <= source.num_partials) {
+    num_groups *= 2;
+  }
+  const auto merge_item = [&](int item, int group) {
+    return weighted_sum(scratch, source, group, num_groups, item >> shift,
+                        4 * (item & (num_vectors - 1)));
+  };
+  const auto store_item = [&](int item, const float4& out) {
+    store(item >> shift, 4 * (item & (num_vectors - 1)), out);
+  };
+  if (num_groups == 1) {
+    for (int item = thread; item < num_items; item += kConsumerThreads) {
+      store_item(item, merge_item(item, 0));
+    }
+    return;
+  }
+  const int group = thread / num_items, item = thread - group * num_items;
+  if (group < num_groups) scratch.outs[thread] = merge_item(item, group);
+  ptx::sync(kAllConsumers, kConsumerThreads);
+  if (group > 0) return;
+  float4 out = scratch.outs[item];
+  for (int i = 1; i < num_groups; ++i) {
+    const float4 other = scratch.outs[i * num_items + item];
+    out = {out.x + other.x, out.y + other.y, out.z + other.z, out.w + other.w};
+  }
+  store_item(item, out);
+}
+
+// This block's slice of the results of the cluster's blocks, in shared memory.
+template <typename Shape>
+struct BlockPartials {
+  static constexpr int kMostPartials = kMostBlocks, kInFlight = 4;
+
+  const float2* all_stats;  // [blocks, kRows]
+  const float* all_out;     // [blocks, kRows, row_stride]
+  int num_partials, row_stride;
+
+  __device__ __forceinline__ BlockPartials(const SwapShared<Shape>& shared, int cluster_size)
+      : all_stats(cluster_size == 1 ? shared.merge.block_stats : shared.merge.received_stats[0]),
+        all_out(cluster_size == 1 ? shared.block_out[0] : shared.received_out),
+        num_partials(cluster_size),
+        row_stride(cluster_size == 1 ? Shape::kBlockOutCols : Shape::kVSize / cluster_size) {}
+
+  __device__ __forceinline__ float2 stats(int partial, int row) const {
+    return all_stats[partial * Shape::kRows + row];
+  }
+  __device__ __forceinline__ float4 out(int partial, int row, int column) const {
+    return *reinterpret_cast<const float4*>(
+        all_out + (partial * Shape::kRows + row) * row_stride + column);
   }
 };
 
-// The partial results of all blocks of the cluster for 4 output elements of a row.
+// This block's slice of the results of the item's clusters, in the workspace.
 template <typename Shape>
-__device__ __forceinline__ Partial merge_cluster(SwapShared<Shape>& shared, const DecodeArgs& args,
-                                                 const SwapWork& work, int row, int column) {
-  const int units = work.num_units(args);
-  const int first_unit = work.cluster * work.cluster_size;
-  Partial merged;
-#pragma unroll 4
-  for (int rank = 0; rank < work.cluster_size; ++rank) {
-    const int pages = share_of(work.visible.size, units, first_unit + rank).size;
-#pragma unroll
-    for (int consumer = 0; consumer < Shape::kConsumers; ++consumer) {
-      if (consumer < pages) {
-        const float2 stats =
-            ptx::load_peer_float2(ptx::peer_address(&shared.stats[consumer][row], rank));
-        merged.max = fmaxf(merged.max, stats.x);
-      }
-    }
-  }
-#pragma unroll 4
-  for (int rank = 0; rank < work.cluster_size; ++rank) {
-    const int pages = share_of(work.visible.size, units, first_unit + rank).size;
-#pragma unroll
-    for (int consumer = 0; consumer < Shape::kConsumers; ++consumer) {
-      if (consumer < pages) {
-        const float2 stats =
-            ptx::load_peer_float2(ptx::peer_address(&shared.stats[consumer][row], rank));
-        const float4 out = ptx::load_peer_float4(
-            ptx::peer_address(&shared.partial[consumer][row][column], rank));
-        merged.add(stats, out, merged.max);
-      }
-    }
-  }
-  return merged;
-}
+struct ClusterPartials {
+  static constexpr int kMostPartials = kMostClusters, kInFlight = 8;
 
-// The same over the clusters of an item, from the workspace.
-template <typename Shape>
-__device__ __forceinline__ Partial merge_clusters(const float2* stats, const float* out,
-                                                  int num_partials, int slice_cols, int row,
-                                                  int column) {
-  Partial merged;
-#pragma unroll 8
-  for (int i = 0; i < num_partials; ++i) {
-    merged.max = fmaxf(merged.max, __ldcg(&stats[i * Shape::kRows + row]).x);
-  }
-#pragma unroll 8
-  for (int i = 0; i < num_partials; ++i) {
-    const auto* place = out + static_cast<std::int64_t>(i * Shape::kRows + row) * slice_cols;
-    merged.add(__ldcg(&stats[i * Shape::kRows + row]),
-               __ldcg(reinterpret_cast<const float4*>(place + column)), merged.max);
-  }
-  return merged;
-}
+  float2* all_stats;  // [clusters, kRows]
+  float* all_out;     // [clusters, kRows, slice_cols]
+  int num_partials, slice_cols;
 
+  __device__ __forceinline__ ClusterPartials(const DecodeArgs& args, const SwapItem& item,
+                                             int num_partials)
+      : num_partials(num_partials), slice_cols(Shape::kVSize / item.cluster_size) {
+    const std::int64_t slice =
+        static_cast<std::int64_t>(item.index) * item.cluster_size + item.rank;
+    all_stats = args.partial_stats + slice * args.num_clusters * Shape::kRows;
+    all_out = args.partial_out + slice * args.num_clusters * Shape::kRows * slice_cols;
+  }
+  __device__ __forceinline__ float2* stats_place(int partial, int row) const {
+    return all_stats + partial * Shape::kRows + row;
+  }
+  __device__ __forceinline__ float4* out_place(int partial, int row, int column) const {
+    return reinterpret_cast<float4*>(
+        all_out + static_cast<std::int64_t>(partial * Shape::kRows + row) * slice_cols + column);
+  }
+  __device__ __forceinline__ float2 stats(int partial, int row) const {
+    return __ldcg(stats_place(partial, row));
+  }
+  __device__ __forceinline__ float4 out(int partial, int row, int column) const {
+    return __ldcg(out_place(partial, row, column));
+  }
+};
+
+// Where this block's slice of the result goes.
 template <typename Shape>
-__device__ __forceinline__ void store_result(const DecodeArgs& args, const SwapWork& work,
-                                             const Partial& merged, int row, int column) {
-  using Element = typename Shape::Element;
-  const RowPlace place = place_of(args, work, row);
-  const float inverse = merged.sum > 0 ? 1 / merged.sum : 0;
-  const uint2 words = {pack<Element>(merged.out.x * inverse, merged.out.y * inverse),
-                       pack<Element>(merged.out.z * inverse, merged.out.w * inverse)};
-  *reinterpret_cast<uint2*>(static_cast<Element*>(args.out) +
-                            place.token * args.out_token_stride +
-                            place.head * args.out_head_stride + column) = words;
-  if (column == 0 && args.lse != nullptr) {
+struct ResultSlice {
+  const DecodeArgs& args;
+  const SwapItem& item;
+  const MergeScratch<Shape::kRows>& scratch;
+  int first_column;
+
+  __device__ __forceinline__ void store_lse(int row, float2 total) const {
+    if (args.lse == nullptr || item.rank != 0) return;
     constexpr float kLn2 = 0.693147180559945f;
+    const RowPlace place = place_of(args, item, row);
     args.lse[place.token * args.num_heads + place.head] =
-        merged.sum > 0 ? (merged.max + log2f(merged.sum)) * kLn2 : -INFINITY;
+        total.y > 0 ? (total.x + log2f(total.y)) * kLn2 : -INFINITY;
   }
+  __device__ __forceinline__ void store_out(int row, int column, const float4& out) const {
+    using Element = typename Shape::Element;
+    const RowPlace place = place_of(args, item, row);
+    const float sum = scratch.totals[row].y;
+    const float inverse = sum > 0 ? __frcp_rn(sum) : 0;
+    const uint2 words = {pack<Element>(out.x * inverse, out.y * inverse),
+                         pack<Element>(out.z * inverse, out.w * inverse)};
+    *reinterpret_cast<uint2*>(static_cast<Element*>(args.out) +
+                              place.token * args.out_token_stride +
+                              place.head * args.out_head_stride + first_column + column) = words;
+  }
+};
+
+// Whether this block's slice of all clusters with pages is in the workspace, and this block
+// the last to have brought it.
+__device__ __forceinline__ bool is_last_cluster(const DecodeArgs& args, const SwapItem& item,
+                                                int num_clusters, int thread) {
+  __threadfence();
+  ptx::sync(kAllConsumers, kConsumerThreads);
+  bool is_last = false;
+  if (thread == 0) {
+    // Counts up to num_clusters - 1 and back to 0, ready for the next launch.
+    std::uint32_t* counter = args.counters + item.index * item.cluster_size + item.rank;
+    const unsigned last = num_clusters - 1;
+    is_last = atomicInc(counter, last) == last;
+    __threadfence();
+  }
+  return ptx::sync_any(kAllConsumers, kConsumerThreads, is_last);
 }
 
 // Merges this block's slice of the output over the cluster, and over the clusters if it is
 // the last of them to come here.
 template <typename Shape>
 __device__ __forceinline__ void finish(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                       const SwapWork& work, int thread) {
-  const int slice_cols = Shape::kVSize / work.cluster_size;
-  const int first_column = work.rank * slice_cols;
-  const int vectors = slice_cols / 4;
-  const int num_partials = work.num_active_clusters(args);
-  const bool alone = num_partials == 1;
+                                       const SwapItem& item, const SwapWork& work, int thread) {
+  const int slice_cols = Shape::kVSize / item.cluster_size;
+  const int num_vectors = slice_cols / 4;
+  auto& scratch = shared.merge;
+  const ResultSlice<Shape> result = {args, item, scratch, item.rank * slice_cols};
+  const auto store_lse = [&](int row, float2 total) { result.store_lse(row, total); };
+  const auto store_out = [&](int row, int column, const float4& out) {
+    result.store_out(row, column, out);
+  };
 
-  const std::int64_t slice = static_cast<std::int64_t>(work.item) * work.cluster_size + work.rank;
-  float2* stats = args.partial_stats + slice * args.num_clusters * Shape::kRows;
-  float* partials = args.partial_out + slice * args.num_clusters * Shape::kRows * slice_cols;
-
-  for (int i = thread; i < work.num_rows * vectors; i += Shape::kConsumerThreads) {
-    const int row = i / vectors, column = 4 * (i - row * vectors);
-    const Partial merged = merge_cluster(shared, args, work, row, first_column + column);
-    if (alone) {
-      store_result<Shape>(args, work, merged, row, first_column + column);
-    } else {
-      const int place = work.cluster * Shape::kRows + row;
-      if (column == 0) stats[place] = {merged.max, merged.sum};
-      *reinterpret_cast<float4*>(partials + static_cast<std::int64_t>(place) * slice_cols +
-                                 column) = merged.out;
-    }
+  const BlockPartials<Shape> blocks(shared, item.cluster_size);
+  if (work.num_clusters == 1) {
+    merge_stats(scratch, blocks, item.num_rows, thread, store_lse);
+    merge_outs(scratch, blocks, item.num_rows, num_vectors, thread, store_out);
+    return;
   }
-  if (alone) return;
-
-  __threadfence();
-  ptx::sync(kAllConsumers, Shape::kConsumerThreads);
-  if (thread == 0) {
-    // Counts up to num_partials - 1 and back to 0, ready for the next launch.
-    shared.is_last = atomicInc(&args.counters[slice], num_partials - 1) == num_partials - 1;
-    __threadfence();
-  }
-  ptx::sync(kAllConsumers, Shape::kConsumerThreads);
-  if (!shared.is_last) return;
-  for (int i = thread; i < work.num_rows * vectors; i += Shape::kConsumerThreads) {
-    const int row = i / vectors, column = 4 * (i - row * vectors);
-    const Partial merged =
-        merge_clusters<Shape>(stats, partials, num_partials, slice_cols, row, column);
-    store_result<Shape>(args, work, merged, row, first_column + column);
-  }
+  const ClusterPartials<Shape> clusters(args, item, work.num_clusters);
+  merge_stats(scratch, blocks, item.num_rows, thread, [&](int row, float2 total) {
+    *clusters.stats_place(item.cluster, row) = total;
+  });
+  merge_outs(scratch, blocks, item.num_rows, num_vectors, thread,
+             [&](int row, int column, const float4& out) {
+               *clusters.out_place(item.cluster, row, column) = out;
+             });
+  if (!is_last_cluster(args, item, work.num_clusters, thread)) return;
+  merge_stats(scratch, clusters, item.num_rows, thread, store_lse);
+  merge_outs(scratch, clusters, item.num_rows, num_vectors, thread, store_out);
 }
 
 // ---- the kernel ----
@@ -643,9 +929,13 @@ __device__ __forceinline__ void finish(const DecodeArgs& args, SwapShared<Shape>
 template <typename Shape>
 __device__ __forceinline__ void init_barriers(SwapShared<Shape>& shared) {
   for (int stage = 0; stage < Shape::kStages; ++stage) {
-    for (int part = 0; part < Shape::kParts; ++part) ptx::init_barrier(&shared.full[stage][part], 1);
+    for (int part = 0; part < Shape::kParts; ++part) {
+      ptx::init_barrier(&shared.full[0][stage][part], 1);
+      ptx::init_barrier(&shared.full[1][stage][part], 1);
+    }
     ptx::init_barrier(&shared.empty[stage], 4);  // the warps of the consumer that has the page
   }
+  ptx::init_barrier(&shared.received, 1);
   ptx::fence_barrier_init();
 }
 
@@ -664,34 +954,34 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     init_barriers(shared);
   }
   __syncthreads();
-  ptx::wait_for_previous_kernel();
-  ptx::allow_next_kernel();
 
-  const SwapWork work = find_work(args);
-  if (work.cluster >= work.num_active_clusters(args)) return;
+  const SwapItem item = find_item(args);
+  const int thread = threadIdx.x % Shape::kWarpgroup;
   if (warpgroup == Shape::kConsumers) {
     if constexpr (Shape::kRows > 16) ptx::shrink_registers<40>();
-    const int thread = threadIdx.x % Shape::kWarpgroup;
-    if (thread < 32) produce_pages(args, shared, work, thread);
+    if (thread < 32) produce_pages(args, shared, item, thread);
     return;
   }
   if constexpr (Shape::kRows > 16) ptx::grow_registers<232>();
-  const int thread = threadIdx.x % Shape::kWarpgroup;
   const ConsumerThread self = {warpgroup, thread, thread / 32, thread % 32};
 
-  load_queries(args, shared, work, threadIdx.x);
+  ptx::wait_for_previous_kernel();
+  ptx::allow_next_kernel();
+  const Queries<Shape> queries(args, item, threadIdx.x);
+  const SwapWork work = find_work(args, item);
+  if (item.cluster >= work.num_clusters) return;
+  store_windows(args, shared, item, work.length, threadIdx.x);
+  queries.store(shared, threadIdx.x);
   ptx::fence_async_proxy();
-  ptx::sync(kAllConsumers, Shape::kConsumerThreads);
+  ptx::sync(kAllConsumers, kConsumerThreads);
 
   SwapState<Shape> state;
   consume_pages(state, args, shared, work, self);
-  leave_partials(state, shared, self);
-  // The other blocks' partials are there, and, at the end, no longer needed by them.
-  ptx::cluster_arrive();
+  merge_consumers(state, shared, work, self);
+  // The blocks of the cluster have made room for each other's results.
   ptx::cluster_wait();
-  finish(args, shared, work, threadIdx.x);
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  if (item.cluster_size > 1) exchange_slices(shared, item, threadIdx.x);
+  finish(args, shared, item, work, threadIdx.x);
 }
 
 }  // namespace loza::attention::cuda

@@ -1,0 +1,210 @@
+#include "loza/model/elementwise.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "loza/base/check.h"
+#include "loza/base/parallel_for.h"
+#include "loza/model/cpu/row_kernels.h"
+
+namespace loza {
+namespace {
+
+using model_cpu::row_kernels;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+bool has_row_kernels(const at::Tensor& x) {
+  return x.device().is_cpu() &&
+         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
+
+DType dtype_of(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 ? DType::kBF16 : DType::kF32;
+}
+
+at::Tensor with_contiguous_rows(const at::Tensor& x) {
+  return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous();
+}
+
+// The rows of [T, size] or [T, heads, size], in order.
+class Rows {
+ public:
+  explicit Rows(const at::Tensor& x)
+      : base_(static_cast<char*>(x.data_ptr())),
+        heads_(x.dim() == 3 ? x.size(1) : 1),
+        token_bytes_(x.stride(0) * x.element_size()),
+        head_bytes_(x.dim() == 3 ? x.stride(1) * x.element_size() : 0),
+        count_(x.size(0) * heads_),
+        size_(x.size(-1)) {}
+
+  std::int64_t count() const { return count_; }
+  std::int64_t size() const { return size_; }
+  std::int64_t token_of(std::int64_t row) const { return row / heads_; }
+  char* operator[](std::int64_t row) const {
+    return base_ + row / heads_ * token_bytes_ + row % heads_ * head_bytes_;
+  }
+
+ private:
+  char* base_;
+  std::int64_t heads_, token_bytes_, head_bytes_, count_, size_;
+};
+
+// body(row) for each, on several threads where there is enough to do.
+template <typename Body>
+void for_each_row(std::int64_t num_rows, std::int64_t row_size, const Body& body) {
+  constexpr std::int64_t kChunkElements = 1 << 15;
+  const std::int64_t step = std::max<std::int64_t>(1, kChunkElements / std::max<std::int64_t>(1, row_size));
+  parallel_for((num_rows + step - 1) / step, [&](std::int64_t chunk) {
+    const std::int64_t end = std::min(num_rows, (chunk + 1) * step);
+    for (std::int64_t row = chunk * step; row < end; ++row) body(row);
+  });
+}
+
+at::Tensor rms_norm_by_torch(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
+  return (wide * scale * weight).to(x.scalar_type());
+}
+
+class RmsNorm : public torch::autograd::Function<RmsNorm> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& strided,
+                            const at::Tensor& weight, double eps) {
+    const at::Tensor x = with_contiguous_rows(strided);
+    at::Tensor out = at::empty(x.sizes(), x.options());
+    const Rows from(x), to(out);
+    for_each_row(from.count(), from.size(), [&](std::int64_t row) {
+      row_kernels().rms_norm(from[row], weight.const_data_ptr(), static_cast<float>(eps),
+                             from.size(), dtype_of(x), to[row]);
+    });
+    context->save_for_backward({x, weight});
+    context->saved_data["eps"] = eps;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list d_outs) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor x = saved[0], weight = saved[1];
+    const at::Tensor d_out = with_contiguous_rows(d_outs[0]);
+    const double eps = context->saved_data["eps"].toDouble();
+    at::Tensor d_x = at::empty(x.sizes(), x.options());
+    const Rows rows(x), d_rows(d_out), to(d_x);
+    for_each_row(rows.count(), rows.size(), [&](std::int64_t row) {
+      row_kernels().rms_norm_backward(d_rows[row], rows[row], weight.const_data_ptr(),
+                                      static_cast<float>(eps), rows.size(), dtype_of(x), to[row]);
+    });
+    at::Tensor d_weight;
+    if (context->needs_input_grad(1)) {
+      const at::Tensor wide = x.to(at::kFloat);
+      const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
+      d_weight = (d_out * (wide * scale)).flatten(0, -2).sum(0).to(weight.scalar_type());
+    }
+    return {d_x, d_weight, {}};
+  }
+};
+
+class Swiglu : public torch::autograd::Function<Swiglu> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& strided) {
+    const at::Tensor gate_up = with_contiguous_rows(strided);
+    const std::int64_t size = gate_up.size(1) / 2;
+    at::Tensor out = at::empty({gate_up.size(0), size}, gate_up.options());
+    const Rows gates(gate_up), ups(gate_up.narrow(1, size, size)), to(out);
+    for_each_row(to.count(), size, [&](std::int64_t row) {
+      row_kernels().swiglu(gates[row], ups[row], size, dtype_of(out), to[row]);
+    });
+    context->save_for_backward({gate_up});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list d_outs) {
+    const at::Tensor gate_up = context->get_saved_variables()[0];
+    const at::Tensor d_out = with_contiguous_rows(d_outs[0]);
+    const std::int64_t size = gate_up.size(1) / 2;
+    at::Tensor d_gate_up = at::empty(gate_up.sizes(), gate_up.options());
+    const Rows gates(gate_up), ups(gate_up.narrow(1, size, size)), d_rows(d_out);
+    const Rows d_gates(d_gate_up), d_ups(d_gate_up.narrow(1, size, size));
+    for_each_row(d_rows.count(), size, [&](std::int64_t row) {
+      row_kernels().swiglu_backward(d_rows[row], gates[row], ups[row], size, dtype_of(gate_up),
+                                    d_gates[row], d_ups[row]);
+    });
+    return {d_gate_up};
+  }
+};
+
+at::Tensor rotate_by_torch(const at::Tensor& whole, const Rotation& rotation,
+                           std::int64_t prefix) {
+  using at::indexing::None, at::indexing::Slice;
+  const at::Tensor x = whole.narrow(-1, prefix, whole.size(-1) - prefix);
+  const std::int64_t half = x.size(-1) / 2;
+  const Slice first = rotation.interleaved ? Slice(0, None, 2) : Slice(0, half);
+  const Slice second = rotation.interleaved ? Slice(1, None, 2) : Slice(half, None);
+  const at::Tensor a = x.index({at::indexing::Ellipsis, first});
+  const at::Tensor b = x.index({at::indexing::Ellipsis, second});
+  const at::Tensor cos = rotation.cos.unsqueeze(1), sin = rotation.sin.unsqueeze(1);
+  const at::Tensor turned_a = a * cos - b * sin, turned_b = b * cos + a * sin;
+  const at::Tensor turned = rotation.interleaved
+                                ? at::stack({turned_a, turned_b}, -1).flatten(-2)
+                                : at::cat({turned_a, turned_b}, -1);
+  return at::cat({whole.narrow(-1, 0, prefix), turned.to(x.scalar_type())}, -1);
+}
+
+// sin_sign -1 turns back, which is how gradients turn, too.
+at::Tensor rotate_by_rows(const at::Tensor& strided, const at::Tensor& cos, const at::Tensor& sin,
+                          std::int64_t prefix, bool interleaved, float sin_sign) {
+  const at::Tensor x = with_contiguous_rows(strided);
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  const std::int64_t half = cos.size(1);
+  const Rows from(x), to(out);
+  const float* cos_rows = cos.const_data_ptr<float>();
+  const float* sin_rows = sin.const_data_ptr<float>();
+  for_each_row(from.count(), from.size(), [&](std::int64_t row) {
+    const std::int64_t angles = from.token_of(row) * half;
+    row_kernels().rotate({from[row], to[row], cos_rows + angles, sin_rows + angles, prefix, half,
+                          sin_sign, interleaved},
+                         dtype_of(x));
+  });
+  return out;
+}
+
+class Rotate : public torch::autograd::Function<Rotate> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos,
+                            const at::Tensor& sin, std::int64_t prefix, bool interleaved) {
+    context->save_for_backward({cos, sin});
+    context->saved_data["prefix"] = prefix;
+    context->saved_data["interleaved"] = interleaved;
+    return rotate_by_rows(x, cos, sin, prefix, interleaved, 1);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list d_outs) {
+    const variable_list saved = context->get_saved_variables();
+    return {rotate_by_rows(d_outs[0], saved[0], saved[1],
+                           context->saved_data["prefix"].toInt(),
+                           context->saved_data["interleaved"].toBool(), -1),
+            {}, {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  return has_row_kernels(x) ? RmsNorm::apply(x, weight, eps) : rms_norm_by_torch(x, weight, eps);
+}
+
+at::Tensor swiglu(const at::Tensor& gate_up) {
+  if (has_row_kernels(gate_up)) return Swiglu::apply(gate_up);
+  const std::int64_t size = gate_up.size(-1) / 2;
+  return at::silu(gate_up.narrow(-1, 0, size)) * gate_up.narrow(-1, size, size);
+}
+
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, std::int64_t prefix) {
+  LOZA_CHECK(x.dim() == 3 && x.size(2) == prefix + 2 * rotation.cos.size(1), x.size(2), prefix);
+  return has_row_kernels(x) ? Rotate::apply(x, rotation.cos, rotation.sin, prefix,
+                                            rotation.interleaved)
+                            : rotate_by_torch(x, rotation, prefix);
+}
+
+}  // namespace loza
