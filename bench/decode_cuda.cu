@@ -251,13 +251,12 @@ std::vector<DecodePlan> plans_to_try(const BenchCase& bench) {
   const std::int64_t tiles = std::max<std::int64_t>(
       1, (bench.heads / bench.key_heads * bench.q_len + 31) / 32 * bench.key_heads);
   for (int size : {1, 2, 4, 8, 16}) {
-    for (int clusters : {1, 2, 4, 8, 16, 32, 33, 64, 128}) {
+    for (int clusters : {1, 2, 4, 7, 8, 14, 15, 16, 28, 30, 32, 64}) {
       const std::int64_t blocks = bench.batch * tiles * size * clusters;
       const bool streaming = !bench.pattern.is_full();
       if (blocks > 264 && size * clusters > 1) continue;
       if (streaming && size * clusters > 16) continue;
-      if (streaming && clusters > 2) continue;
-      if (!streaming && blocks < 64) continue;
+      if (blocks < 32 && !(bench.batch == 1 && streaming)) continue;
       plans.push_back({size, clusters});
     }
   }

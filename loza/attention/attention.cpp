@@ -1,9 +1,55 @@
 #include "loza/attention/attention.h"
 
+#include <torch/torch.h>
+
+#include <utility>
+
+#include "loza/attention/autograd.h"
+#include "loza/attention/on_cpu.h"
 #include "loza/attention/reference/torch_ops.h"
 #include "loza/base/check.h"
 
 namespace loza::attention {
+namespace {
+
+void check_offsets(const std::vector<std::int64_t>& offsets, std::int64_t num_rows) {
+  LOZA_CHECK(!offsets.empty() && offsets.front() == 0, offsets.size());
+  LOZA_CHECK(offsets.back() == num_rows, offsets.back(), num_rows);
+  for (std::size_t i = 1; i < offsets.size(); ++i) {
+    LOZA_CHECK(offsets[i - 1] <= offsets[i], i, offsets[i - 1], offsets[i]);
+  }
+}
+
+void check_call(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                const Sequences& sequences) {
+  LOZA_CHECK(q.dim() == 3 && k.dim() == 3 && v.dim() == 3, q.dim(), k.dim(), v.dim());
+  LOZA_CHECK(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(),
+             c10::toString(q.scalar_type()), c10::toString(k.scalar_type()),
+             c10::toString(v.scalar_type()));
+  LOZA_CHECK(q.device() == k.device() && q.device() == v.device(), q.device().str(),
+             k.device().str(), v.device().str());
+  LOZA_CHECK(q.size(2) == k.size(2), "D of q and k", q.size(2), k.size(2));
+  LOZA_CHECK(k.size(0) == v.size(0), "tokens of k and v", k.size(0), v.size(0));
+  LOZA_CHECK(k.size(1) == v.size(1), "heads of k and v", k.size(1), v.size(1));
+  LOZA_CHECK(k.size(1) >= 1 && q.size(1) % k.size(1) == 0, "heads of q and k", q.size(1),
+             k.size(1));
+  check_offsets(sequences.q_offsets, q.size(0));
+  check_offsets(sequences.k_offsets, k.size(0));
+  const auto num_sequences = static_cast<std::size_t>(sequences.size());
+  LOZA_CHECK(sequences.k_offsets.size() == num_sequences + 1, sequences.k_offsets.size(),
+             num_sequences + 1);
+  for (const auto* of_sequence : {&sequences.kept_prefix, &sequences.skipped}) {
+    LOZA_CHECK(of_sequence->empty() || of_sequence->size() == num_sequences, of_sequence->size(),
+               num_sequences);
+  }
+}
+
+bool needs_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  return at::GradMode::is_enabled() &&
+         (q.requires_grad() || k.requires_grad() || v.requires_grad());
+}
+
+}  // namespace
 
 Sequences Sequences::whole(std::vector<std::int64_t> offsets) {
   Sequences sequences;
@@ -14,19 +60,36 @@ Sequences Sequences::whole(std::vector<std::int64_t> offsets) {
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const Sequences& sequences, const BlockPattern& pattern, double scale) {
-  return torch_ops::attend(q, k, v, sequences, pattern, scale);
+  check_call(q, k, v, sequences);
+  if (!q.device().is_cpu()) return torch_ops::attend(q, k, v, sequences, pattern, scale);
+  if (needs_gradients(q, k, v)) {
+    return attend_with_gradients(q, k, v, sequences, pattern, scale);
+  }
+  return on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kNo).first;
 }
 
 std::pair<at::Tensor, at::Tensor> attend_with_lse(const at::Tensor& q, const at::Tensor& k,
                                                   const at::Tensor& v, const Sequences& sequences,
                                                   const BlockPattern& pattern, double scale) {
-  return torch_ops::attend_with_lse(q, k, v, sequences, pattern, scale);
+  check_call(q, k, v, sequences);
+  if (q.device().is_cpu()) {
+    return on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
+  }
+  const at::NoGradGuard no_grad;
+  auto [out, lse] = torch_ops::attend_with_lse(q, k, v, sequences, pattern, scale);
+  return {out, lse.to(at::kFloat)};
 }
 
 at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t num_sequences,
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale) {
-  return torch_ops::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern, scale);
+  LOZA_CHECK(q.dim() == 3, q.dim());
+  LOZA_CHECK(num_sequences == 0 ? q.size(0) == 0 : q.size(0) % num_sequences == 0, q.size(0),
+             num_sequences);
+  return q.device().is_cpu()
+             ? on_cpu::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern, scale)
+             : torch_ops::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern,
+                                       scale);
 }
 
 }  // namespace loza::attention

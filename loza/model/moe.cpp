@@ -49,10 +49,11 @@ Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeC
 Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
     : config_(*config.moe) {
   const std::int64_t hidden = config.hidden_size;
-  router_ = weights.take(name + ".gate.weight", {config_.num_experts, hidden}, at::kFloat);
+  const at::ScalarType wide = weights.dtype() == at::kDouble ? at::kDouble : at::kFloat;
+  router_ = weights.take(name + ".gate.weight", {config_.num_experts, hidden}, wide);
   if (config_.top_k == MoeConfig::TopK::kNoAuxTc) {
     correction_ =
-        weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, at::kFloat);
+        weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, wide);
   }
   for (std::int64_t e = 0; e < config_.num_experts; ++e) {
     experts_.push_back(std::make_unique<Mlp>(weights, fmt::format("{}.experts.{}", name, e), hidden,
@@ -67,7 +68,7 @@ Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
 
 at::Tensor Moe::forward(const at::Tensor& x) const {
   const Routing routing =
-      route(at::linear(x.to(at::kFloat), router_), correction_, config_);
+      route(at::linear(x.to(router_.scalar_type()), router_), correction_, config_);
   const at::Tensor routed = run_experts(x, routing);
   return shared_ ? routed + shared_->forward(x) : routed;
 }

@@ -4,13 +4,14 @@
 
 namespace loza {
 
-// Which experts each token visits: indices [T, K] int64 and their weights [T, K] fp32.
+// Which experts each token visits: indices [T, K] int64 and their weights [T, K], fp32 (fp64 in
+// an fp64 model).
 struct Routing {
   at::Tensor experts, weights;
 };
 
-// logits [T, E] fp32; correction [E] fp32, DeepSeek-V3's e_score_correction_bias, which moves
-// the choice and not the weights (undefined elsewhere).
+// logits [T, E]; correction [E], DeepSeek-V3's e_score_correction_bias, which moves the choice
+// and not the weights (undefined elsewhere).
 Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeConfig& config);
 
 // sum over a token's experts of weight * expert(x), plus the shared experts.
@@ -23,7 +24,7 @@ class Moe : public FeedForward {
   at::Tensor run_experts(const at::Tensor& x, const Routing& routing) const;
 
   MoeConfig config_;
-  at::Tensor router_, correction_;  // [E, hidden], [E] fp32
+  at::Tensor router_, correction_;  // [E, hidden], [E], at least fp32
   std::vector<std::unique_ptr<Mlp>> experts_;
   std::unique_ptr<Mlp> shared_;
 };

@@ -42,6 +42,7 @@ class Weights {
   // Copies the tensor of that name into `target`, which has its shape.
   void fill(const std::string& name, const at::Tensor& target);
 
+  at::ScalarType dtype() const { return dtype_; }
   const NamedTensors& parameters() const { return parameters_; }
   const std::set<std::string>& taken() const { return taken_; }
 

@@ -86,14 +86,12 @@ BpeModel::BpeModel(const Json& value, const std::string& place) : place_(place) 
   read_vocabulary(fields.need("vocab"), fields.place_of("vocab"));
   read_merges(fields.need("merges"), fields.place_of("merges"));
   index_bytes();
-  if (!fields.bool_or("byte_fallback", false)) fallback_ids_ = {};
-  if (!fields.bool_or("ignore_merges", false)) whole_words_.clear();
+  if (fields.bool_or("byte_fallback", false)) index_fallback();
+  if (fields.bool_or("ignore_merges", false)) index_whole_words();
   fuse_unknown_ = fields.bool_or("fuse_unk", false);
   has_unknown_ = fields.find("unk_token") != nullptr;
   unknown_token_ = fields.string_or("unk_token", "");
-  if (const auto it = vocabulary_.find(unknown_token_); has_unknown_ && it != vocabulary_.end()) {
-    unknown_id_ = it->second;
-  }
+  if (has_unknown_) unknown_id_ = find(unknown_token_);
 }
 
 void BpeModel::read_vocabulary(const Json& value, const std::string& place) {
@@ -124,28 +122,38 @@ void BpeModel::read_merges(const Json& value, const std::string& place) {
 }
 
 std::int64_t BpeModel::id_of(const std::string& token, const std::string& place) const {
-  const auto it = vocabulary_.find(token);
-  if (it == vocabulary_.end()) {
-    throw_bad_input(place, "tokens of the vocabulary, and joined one too", Json(token).dump());
+  const std::int64_t id = find(token);
+  if (id < 0) {
+    throw_bad_input(place, "two tokens that the vocabulary has, alone and joined",
+                    fmt::format("{}, which it has not", describe_json(token)));
   }
-  return it->second;
+  return id;
+}
+
+std::int64_t BpeModel::find(const std::string& token) const {
+  const auto it = vocabulary_.find(token);
+  return it == vocabulary_.end() ? -1 : it->second;
 }
 
 void BpeModel::index_bytes() {
-  const auto find = [&](const std::string& token) {
-    const auto it = vocabulary_.find(token);
-    return it == vocabulary_.end() ? -1 : it->second;
-  };
-  for (int byte = 0; byte < 256; ++byte) {
-    const std::string spelling = char_of_byte(static_cast<unsigned char>(byte));
-    byte_ids_[static_cast<std::size_t>(byte)] = find(spelling);
-    std::vector<std::int64_t> fallback;
-    for (const char c : spelling) {
-      fallback.push_back(find(fmt::format("<0x{:02X}>", static_cast<unsigned char>(c))));
-    }
-    const bool is_complete = std::find(fallback.begin(), fallback.end(), -1) == fallback.end();
-    if (is_complete) fallback_ids_[static_cast<std::size_t>(byte)] = std::move(fallback);
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    byte_ids_[byte] = find(char_of_byte(static_cast<unsigned char>(byte)));
   }
+}
+
+// A byte's fallback is that of its character in the alphabet of bytes, as Hugging Face's
+// tokenizers have it.
+void BpeModel::index_fallback() {
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    std::vector<std::int64_t> ids;
+    for (const char c : char_of_byte(static_cast<unsigned char>(byte))) {
+      ids.push_back(find(fmt::format("<0x{:02X}>", static_cast<unsigned char>(c))));
+    }
+    if (std::find(ids.begin(), ids.end(), -1) == ids.end()) fallback_ids_[byte] = std::move(ids);
+  }
+}
+
+void BpeModel::index_whole_words() {
   for (const auto& [token, id] : vocabulary_) {
     if (auto bytes = spelled_bytes(token)) whole_words_.emplace(std::move(*bytes), id);
   }

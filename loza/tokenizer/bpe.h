@@ -47,6 +47,9 @@ class BpeModel {
   void read_vocabulary(const Json& value, const std::string& place);
   void read_merges(const Json& value, const std::string& place);
   void index_bytes();
+  void index_fallback();
+  void index_whole_words();
+  std::int64_t find(const std::string& token) const;  // -1 where it is not there
   std::int64_t id_of(const std::string& token, const std::string& place) const;
   const Merge* merge_of(std::int64_t left, std::int64_t right, const Forbidden& forbidden) const;
   std::vector<Symbol> symbols_of(std::string_view word, const Forbidden& forbidden) const;

@@ -123,6 +123,8 @@ struct Tokenizer::Impl {
     return composes ? to_nfc(text) : std::string(text);
   }
 
+  // A token that is spelled in the alphabet of bytes stands for them, an added one too: so
+  // does Hugging Face's decoder read it.
   void spell(const std::string& token, std::int64_t id, bool is_special) {
     auto bytes = spelled_bytes(token);
     spellings[id] = {bytes ? std::move(*bytes) : token, is_special};
@@ -131,15 +133,19 @@ struct Tokenizer::Impl {
 
   void add_tokens(const Json& value, const std::string& place) {
     added = read_added_tokens(value, place + ": added_tokens");
+    next_added_id = std::ssize(model.vocabulary());
     for (const AddedToken& token : added) add_token(token, place);
   }
 
   void add_token(const AddedToken& token, const std::string& place) {
     const std::string here = fmt::format("{}: added token {}", place, Json(token.content).dump());
+    // Hugging Face's tokenizers give an id of their own where the file's is another.
     const auto in_model = model.vocabulary().find(token.content);
-    const bool is_new = in_model == model.vocabulary().end();
-    if (is_new ? spellings.contains(token.id) : in_model->second != token.id) {
-      throw_bad_input(here, "an id that agrees with the model's vocabulary",
+    const std::int64_t expected =
+        in_model != model.vocabulary().end() ? in_model->second : next_added_id++;
+    const bool is_taken = in_model == model.vocabulary().end() && spellings.contains(expected);
+    if (token.id != expected || is_taken) {
+      throw_bad_input(here, fmt::format("the id {}, after those before it", expected),
                       fmt::format("{}", token.id));
     }
     const std::string spelling = token.normalized ? normalize(token.content) : token.content;
@@ -209,7 +215,7 @@ struct Tokenizer::Impl {
   std::unordered_map<std::string, std::int64_t> added_ids;
   std::unordered_map<std::int64_t, Spelling> spellings;
   std::unordered_set<std::int64_t> control_ids;
-  std::int64_t vocab_size = 0, bos_id = -1, eos_id = -1;
+  std::int64_t next_added_id = 0, vocab_size = 0, bos_id = -1, eos_id = -1;
   std::array<WordCache, 2> caches;  // by Special
 };
 

@@ -199,7 +199,8 @@ std::vector<Case> broken_added_tokens() {
       changed("/added_tokens/0/id", "257", "added_tokens[0].id"),
       changed("/added_tokens/0/id", 1e308, "added_tokens[0].id"),
       changed("/added_tokens/0/id", std::uint64_t{1} << 63, "added_tokens[0].id"),
-      changed("/added_tokens/0/id", 65, "<end>"),  // another token's
+      changed("/added_tokens/0/id", 65, "<end>"),   // another token's
+      changed("/added_tokens/0/id", 300, "<end>"),  // leaves a hole
       changed("/added_tokens/0/content", "", "added_tokens[0].content"),
       changed("/added_tokens/0/content", 5, "added_tokens[0].content"),
       changed("/added_tokens/0/content", std::string(5000, 'x'), "added_tokens[0].content"),

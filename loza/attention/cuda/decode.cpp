@@ -110,7 +110,7 @@ cudaError_t allow_shared_memory_and_clusters(const DecodeKernel& kernel) {
 // measurements on an H200; only their ratios matter for the choice.
 double estimate_us(std::int64_t items, std::int64_t max_pages, double page_bytes, int max_clusters,
                    const DecodePlan& plan) {
-  constexpr double kBlockBytesPerUs = 80e3, kMemoryBytesPerUs = 4.5e6;
+  constexpr double kBlockBytesPerUs = 54e3, kMemoryBytesPerUs = 4.4e6;
   constexpr double kWaveUs = 2.2, kClusterMergeUs = 0.6, kWorkspaceMergeUs = 1.6;
   constexpr double kPartialUs = 0.03;
   const std::int64_t units = plan.cluster_size * plan.num_clusters;

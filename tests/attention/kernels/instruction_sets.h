@@ -3,8 +3,19 @@
 #include <gtest/gtest.h>
 
 #include "loza/attention/cpu/instruction_set.h"
+#include "loza/base/parallel_for.h"
 
 namespace loza::testing {
+
+// The many small cases run on one thread: quicker than waiting for a second one, above all on
+// a busy machine. Tests of threads set their number themselves.
+class OneThread : public ::testing::Environment {
+ public:
+  void SetUp() override { set_num_threads(1); }
+};
+
+inline const ::testing::Environment* const kOneThread =
+    ::testing::AddGlobalTestEnvironment(new OneThread);
 
 // Runs the body with each instruction set that this processor has, then returns to the best.
 template <typename Body>

@@ -59,6 +59,12 @@ __device__ __forceinline__ void sync(int id, int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+template <int kId, int kThreads>
+__device__ __forceinline__ void sync() {
+  __syncwarp();
+  asm volatile("barrier.cta.sync.aligned %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+}
+
 // The same, and says whether `vote` holds for any of them.
 __device__ __forceinline__ bool sync_any(int id, int threads, bool vote) {
   std::uint32_t any;
@@ -125,9 +131,10 @@ __device__ __forceinline__ std::uint32_t cluster_index() {
   return index;
 }
 
+// Orders nothing by itself: only reads that have finished may precede it.
 __device__ __forceinline__ void cluster_arrive() {
   __syncwarp();
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_wait() {

@@ -29,11 +29,8 @@ inline constexpr int kMostBlocks = 16;  // of a cluster
 // divided by sum. This takes the place of the queries at the end.
 template <int kRows>
 struct MergeScratch {
-  float2 block_stats[kRows];               // of this block
   float2 received_stats[kMostBlocks][kRows];
   float weights[kMostClusters][kRows];
-  float2 totals[kRows];                    // of the merged softmax
-  float4 outs[kConsumerThreads];
 };
 
 // Sizes of one kernel. kRows columns of the products: query rows rounded up to 8.
@@ -104,7 +101,7 @@ struct SwapShared {
   // own: a barrier knows only the parity of its phase.
   std::uint64_t full[2][Shape::kStages][Shape::kParts];
   std::uint64_t empty[Shape::kStages];
-  std::uint64_t received;  // the slices of all blocks of the cluster
+  std::uint64_t stats_received, out_received;  // of all blocks of the cluster
   float warp_max[Shape::kConsumers][4][Shape::kRows];
   float warp_sum[Shape::kConsumers][4][Shape::kRows];
   float consumer_max[Shape::kConsumers][Shape::kRows];
@@ -114,6 +111,10 @@ struct SwapShared {
 
 // The named barriers of the block.
 enum BarrierId { kConsumer0 = 1, kConsumer1, kAllConsumers };
+
+__device__ __forceinline__ void sync_consumers() {
+  ptx::sync<kAllConsumers, kConsumerThreads>();
+}
 
 // Division by numbers that are mostly 1 and always small.
 __device__ __forceinline__ unsigned divide(unsigned number, unsigned divisor) {
@@ -602,8 +603,9 @@ __device__ __forceinline__ void rescale_to_block(SwapState<Shape>& state,
   }
 }
 
+// Of a row: (max, sum) over both consumers.
 template <typename Shape>
-__device__ __forceinline__ void merge_block_stats(SwapShared<Shape>& shared, int row) {
+__device__ __forceinline__ float2 block_stats(const SwapShared<Shape>& shared, int row) {
   const float most = fmaxf(shared.consumer_max[0][row], shared.consumer_max[1][row]);
   float sum = 0;
 #pragma unroll
@@ -613,21 +615,21 @@ __device__ __forceinline__ void merge_block_stats(SwapShared<Shape>& shared, int
     for (int warp = 0; warp < 4; ++warp) part += shared.warp_sum[consumer][warp][row];
     sum += ptx::exp2(shared.consumer_max[consumer][row] - most) * part;
   }
-  shared.merge.block_stats[row] = {most, sum};
+  return {most, sum};
 }
 
-// Leaves block_out and block_stats. On the way tells the cluster that the pages' place is free.
+// Leaves the block's output in block_out. On the way tells the cluster that the place of its
+// pages and queries is free.
 template <typename Shape>
 __device__ __forceinline__ void merge_consumers(SwapState<Shape>& state, SwapShared<Shape>& shared,
-                                                const SwapWork& work,
+                                                const SwapItem& item, const SwapWork& work,
                                                 const ConsumerThread& self) {
   const auto put = [](float& place, float value) { place = value; };
   const auto add = [](float& place, float value) { place += value; };
   share_stats(state, shared, self);
-  // Both consumers are done with the pages, whose place the output takes, and the queries.
-  ptx::sync(kAllConsumers, kConsumerThreads);
-  ptx::cluster_arrive();
-  if (self.consumer == 0 && self.thread < Shape::kRows) merge_block_stats(shared, self.thread);
+  // Both consumers are done with the pages and the queries.
+  sync_consumers();
+  if (item.cluster_size > 1) ptx::cluster_arrive();
   if (work.num_consumers == 1) {
     if (self.consumer == 0) {
       visit_outs(state, shared, self, 0, put);
@@ -636,38 +638,43 @@ __device__ __forceinline__ void merge_consumers(SwapState<Shape>& state, SwapSha
   } else {
     rescale_to_block(state, shared, self);
     visit_outs(state, shared, self, 1 - self.consumer, put);
-    ptx::sync(kAllConsumers, kConsumerThreads);
+    sync_consumers();
     visit_outs(state, shared, self, self.consumer, add);
   }
-  ptx::sync(kAllConsumers, kConsumerThreads);
+  sync_consumers();
 }
 
-// Sends every block of the cluster its slice of this block's results, and waits for theirs.
+// Rows are dealt to them in the merges below.
+inline constexpr int kConsumerWarps = kConsumerThreads / 32;
+
+// Sends every block of the cluster this block's stats and its slice of the output.
 template <typename Shape>
-__device__ __forceinline__ void exchange_slices(SwapShared<Shape>& shared, const SwapItem& item,
-                                                int thread) {
-  const int slice_vectors = Shape::kVSize / 4 / item.cluster_size;
-  const int shift = __ffs(slice_vectors) - 1;
+__device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const SwapItem& item,
+                                            int thread) {
   constexpr int kRowVectors = Shape::kVSize / 4;
+  const int slice_vectors = kRowVectors / item.cluster_size;
+  const int shift = __ffs(slice_vectors) - 1;
+  const int warp = thread / 32, lane = thread % 32;
   if (thread == 0) {
-    const int slices = item.num_rows * Shape::kVSize * 4;
-    const int stats = item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2));
-    ptx::arrive_expecting(&shared.received, slices + stats);
+    ptx::arrive_expecting(&shared.stats_received,
+                          item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2)));
+    ptx::arrive_expecting(&shared.out_received, item.num_rows * Shape::kVSize * 4);
   }
-  for (int i = thread; i < item.num_rows * item.cluster_size; i += kConsumerThreads) {
-    const int row = i / item.cluster_size, rank = i - row * item.cluster_size;
-    ptx::send(ptx::peer_address(&shared.merge.received_stats[item.rank][row], rank),
-              ptx::peer_address(&shared.received, rank), shared.merge.block_stats[row]);
+  for (int row = warp; row < item.num_rows; row += kConsumerWarps) {
+    if (lane < item.cluster_size) {
+      ptx::send(ptx::peer_address(&shared.merge.received_stats[item.rank][row], lane),
+                ptx::peer_address(&shared.stats_received, lane), block_stats(shared, row));
+    }
   }
+#pragma unroll 4
   for (int i = thread; i < item.num_rows * kRowVectors; i += kConsumerThreads) {
     const int row = i / kRowVectors, vector = i % kRowVectors;
     const int rank = vector >> shift, slice_vector = vector & (slice_vectors - 1);
-    float* place = shared.received_out +
-                   4 * ((item.rank * Shape::kRows + row) * slice_vectors + slice_vector);
-    ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.received, rank),
+    const float* place = shared.received_out +
+                         4 * ((item.rank * Shape::kRows + row) * slice_vectors + slice_vector);
+    ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.out_received, rank),
               *reinterpret_cast<const float4*>(&shared.block_out[row][4 * vector]));
   }
-  ptx::wait(&shared.received, 0);
 }
 
 // ---- the merge of blocks and of clusters ----
@@ -689,14 +696,19 @@ __device__ __forceinline__ float warp_sum(float value) {
 }
 
 // The merge of partial softmaxes, once for the blocks of a cluster and once for the clusters
-// of an item. A Source gives stats(partial, row) and out(partial, row, column), 4 elements, of
-// num_partials, at most kMostPartials. Calls done(row, total); a row without keys has sum 0.
+// of an item. A Source gives stats(partial, row) and out<kWidth>(partial, row, column) of
+// num_partials, at most kMostPartials, whose outputs are divided by their sums if
+// kIsNormalized.
+//
+// This half leaves the weights, such that the weighted sum of outputs is the merged output,
+// divided by the merged sum, and calls done(row, merged stats). A row without keys has sum 0
+// and weights 0.
 template <int kRows, typename Source, typename Done>
 __device__ __forceinline__ void merge_stats(MergeScratch<kRows>& scratch, const Source& source,
                                             int num_rows, int thread, const Done& done) {
   constexpr int kPerLane = (Source::kMostPartials + 31) / 32;
   const int lane = thread % 32;
-  for (int row = thread / 32; row < num_rows; row += kConsumerThreads / 32) {
+  for (int row = thread / 32; row < num_rows; row += kConsumerWarps) {
     float2 stats[kPerLane];
     float most = kNoMax;
 #pragma unroll
@@ -709,115 +721,115 @@ __device__ __forceinline__ void merge_stats(MergeScratch<kRows>& scratch, const 
     most = warp_max(most);
     float sum = 0;
 #pragma unroll
+    for (int i = 0; i < kPerLane; ++i) sum += ptx::exp2(stats[i].x - most) * stats[i].y;
+    sum = warp_sum(sum);
+    const float inverse = sum > 0 ? __fdividef(1, sum) : 0;
+#pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int partial = 32 * i + lane;
-      const float weight = ptx::exp2(stats[i].x - most);
-      sum += weight * stats[i].y;
-      if (partial < source.num_partials) scratch.weights[partial][row] = weight;
+      const float own = ptx::exp2(stats[i].x - most) * (Source::kIsNormalized ? stats[i].y : 1);
+      if (partial < source.num_partials) scratch.weights[partial][row] = own * inverse;
     }
-    sum = warp_sum(sum);
-    if (lane == 0) {
-      scratch.totals[row] = {most, sum};
-      done(row, float2{most, sum});
-    }
+    if (lane == 0) done(row, float2{most, sum});
   }
-  ptx::sync(kAllConsumers, kConsumerThreads);
+  sync_consumers();
 }
 
-// The weighted sum over partials first, first + step, ..., in that order.
-template <int kRows, typename Source>
-__device__ __forceinline__ float4 weighted_sum(const MergeScratch<kRows>& scratch,
-                                               const Source& source, int first, int step, int row,
-                                               int column) {
-  constexpr int kBatch = Source::kInFlight;
-  float4 sum = {0, 0, 0, 0};
-  for (int base = first; base < source.num_partials; base += kBatch * step) {
-    float4 outs[kBatch];
-    float weights[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int partial = min(base + i * step, source.num_partials - 1);
-      outs[i] = source.out(partial, row, column);
-      weights[i] = base + i * step < source.num_partials ? scratch.weights[partial][row] : 0;
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      sum.x += weights[i] * outs[i].x;
-      sum.y += weights[i] * outs[i].y;
-      sum.z += weights[i] * outs[i].z;
-      sum.w += weights[i] * outs[i].w;
-    }
+template <int kWidth>
+struct Floats {
+  float values[kWidth];
+};
+
+template <int kWidth>
+__device__ __forceinline__ Floats<kWidth> load_floats(const float* place) {
+  if constexpr (kWidth == 4) {
+    const float4 vector = *reinterpret_cast<const float4*>(place);
+    return {vector.x, vector.y, vector.z, vector.w};
+  } else if constexpr (kWidth == 2) {
+    const float2 vector = *reinterpret_cast<const float2*>(place);
+    return {vector.x, vector.y};
+  } else {
+    return {*place};
   }
-  return sum;
 }
 
-// After merge_stats: calls store(row, column, merged output) for every 4 elements of num_rows
-// rows of 4 * num_vectors columns. Where there are fewer of them than threads, groups of
-// threads divide the partials.
+// The other half: store(row, column, output) for every kWidth elements of rows of num_cols.
+// Partials are added in order.
+template <int kWidth, int kRows, typename Source, typename Store>
+__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch,
+                                           const Source& source, int num_rows, int num_cols,
+                                           int thread, const Store& store) {
+  const int shift = __ffs(num_cols) - 1;  // a power of two
+#pragma unroll Source::kItemsInFlight
+  for (int i = kWidth * thread; i < num_rows << shift; i += kWidth * kConsumerThreads) {
+    const int row = i >> shift, column = i & (num_cols - 1);
+    Floats<kWidth> sum = {};
+#pragma unroll Source::kInFlight
+    for (int partial = 0; partial < source.num_partials; ++partial) {
+      const float weight = scratch.weights[partial][row];
+      const auto out = source.template out<kWidth>(partial, row, column);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) sum.values[e] += weight * out.values[e];
+    }
+    store(row, column, sum);
+  }
+}
+
+// As wide as leaves no thread without work.
 template <int kRows, typename Source, typename Store>
-__device__ __forceinline__ void merge_outs(MergeScratch<kRows>& scratch, const Source& source,
-                                           int num_rows, int num_vectors, int thread,
-                                           const Store& store) {
-  const int num_items = num_rows * num_vectors;
-  const int shift = __ffs(num_vectors) - 1;  // a power of two
-  int num_groups = 1;
-  while (2 * num_groups * num_items <= kConsumerThreads &&
-         2 * num_groups <= source.num_partials) {
-    num_groups *= 2;
+__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch,
+                                           const Source& source, int num_rows, int num_cols,
+                                           int thread, const Store& store) {
+  const int size = num_rows * num_cols;
+  if (size <= kConsumerThreads) {
+    merge_outs<1>(scratch, source, num_rows, num_cols, thread, store);
+  } else if (size <= 2 * kConsumerThreads) {
+    merge_outs<2>(scratch, source, num_rows, num_cols, thread, store);
+  } else {
+    merge_outs<4>(scratch, source, num_rows, num_cols, thread, store);
   }
-  const auto merge_item = [&](int item, int group) {
-    return weighted_sum(scratch, source, group, num_groups, item >> shift,
-                        4 * (item & (num_vectors - 1)));
-  };
-  const auto store_item = [&](int item, const float4& out) {
-    store(item >> shift, 4 * (item & (num_vectors - 1)), out);
-  };
-  if (num_groups == 1) {
-    for (int item = thread; item < num_items; item += kConsumerThreads) {
-      store_item(item, merge_item(item, 0));
-    }
-    return;
-  }
-  const int group = thread / num_items, item = thread - group * num_items;
-  if (group < num_groups) scratch.outs[thread] = merge_item(item, group);
-  ptx::sync(kAllConsumers, kConsumerThreads);
-  if (group > 0) return;
-  float4 out = scratch.outs[item];
-  for (int i = 1; i < num_groups; ++i) {
-    const float4 other = scratch.outs[i * num_items + item];
-    out = {out.x + other.x, out.y + other.y, out.z + other.z, out.w + other.w};
-  }
-  store_item(item, out);
 }
+
+// The results of this block alone, in shared memory.
+template <typename Shape>
+struct OwnResult {
+  static constexpr int kMostPartials = 1, kInFlight = 1, kItemsInFlight = 4;
+  static constexpr bool kIsNormalized = false;
+  static constexpr int num_partials = 1;
+
+  const SwapShared<Shape>& shared;
+
+  __device__ __forceinline__ float2 stats(int, int row) const { return block_stats(shared, row); }
+  template <int kWidth>
+  __device__ __forceinline__ Floats<kWidth> out(int, int row, int column) const {
+    return load_floats<kWidth>(&shared.block_out[row][column]);
+  }
+};
 
 // This block's slice of the results of the cluster's blocks, in shared memory.
 template <typename Shape>
 struct BlockPartials {
-  static constexpr int kMostPartials = kMostBlocks, kInFlight = 4;
+  static constexpr int kMostPartials = kMostBlocks, kInFlight = 8, kItemsInFlight = 1;
+  static constexpr bool kIsNormalized = false;
 
-  const float2* all_stats;  // [blocks, kRows]
-  const float* all_out;     // [blocks, kRows, row_stride]
-  int num_partials, row_stride;
-
-  __device__ __forceinline__ BlockPartials(const SwapShared<Shape>& shared, int cluster_size)
-      : all_stats(cluster_size == 1 ? shared.merge.block_stats : shared.merge.received_stats[0]),
-        all_out(cluster_size == 1 ? shared.block_out[0] : shared.received_out),
-        num_partials(cluster_size),
-        row_stride(cluster_size == 1 ? Shape::kBlockOutCols : Shape::kVSize / cluster_size) {}
+  const SwapShared<Shape>& shared;
+  int num_partials, slice_cols;
 
   __device__ __forceinline__ float2 stats(int partial, int row) const {
-    return all_stats[partial * Shape::kRows + row];
+    return shared.merge.received_stats[partial][row];
   }
-  __device__ __forceinline__ float4 out(int partial, int row, int column) const {
-    return *reinterpret_cast<const float4*>(
-        all_out + (partial * Shape::kRows + row) * row_stride + column);
+  template <int kWidth>
+  __device__ __forceinline__ Floats<kWidth> out(int partial, int row, int column) const {
+    return load_floats<kWidth>(shared.received_out +
+                               (partial * Shape::kRows + row) * slice_cols + column);
   }
 };
 
 // This block's slice of the results of the item's clusters, in the workspace.
 template <typename Shape>
 struct ClusterPartials {
-  static constexpr int kMostPartials = kMostClusters, kInFlight = 8;
+  static constexpr int kMostPartials = kMostClusters, kInFlight = 8, kItemsInFlight = 1;
+  static constexpr bool kIsNormalized = true;
 
   float2* all_stats;  // [clusters, kRows]
   float* all_out;     // [clusters, kRows, slice_cols]
@@ -831,18 +843,40 @@ struct ClusterPartials {
     all_stats = args.partial_stats + slice * args.num_clusters * Shape::kRows;
     all_out = args.partial_out + slice * args.num_clusters * Shape::kRows * slice_cols;
   }
-  __device__ __forceinline__ float2* stats_place(int partial, int row) const {
-    return all_stats + partial * Shape::kRows + row;
+  __device__ __forceinline__ float* out_place(int partial, int row, int column) const {
+    return all_out + static_cast<std::int64_t>(partial * Shape::kRows + row) * slice_cols + column;
   }
-  __device__ __forceinline__ float4* out_place(int partial, int row, int column) const {
-    return reinterpret_cast<float4*>(
-        all_out + static_cast<std::int64_t>(partial * Shape::kRows + row) * slice_cols + column);
+  __device__ __forceinline__ void put_stats(int partial, int row, float2 stats) const {
+    all_stats[partial * Shape::kRows + row] = stats;
   }
+  template <int kWidth>
+  __device__ __forceinline__ void put_out(int partial, int row, int column,
+                                          const Floats<kWidth>& out) const {
+    float* place = out_place(partial, row, column);
+    if constexpr (kWidth == 4) {
+      *reinterpret_cast<float4*>(place) = {out.values[0], out.values[1], out.values[2],
+                                           out.values[3]};
+    } else {
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) place[e] = out.values[e];
+    }
+  }
+  // Other multiprocessors wrote them: past the L1.
   __device__ __forceinline__ float2 stats(int partial, int row) const {
-    return __ldcg(stats_place(partial, row));
+    return __ldcg(all_stats + partial * Shape::kRows + row);
   }
-  __device__ __forceinline__ float4 out(int partial, int row, int column) const {
-    return __ldcg(out_place(partial, row, column));
+  template <int kWidth>
+  __device__ __forceinline__ Floats<kWidth> out(int partial, int row, int column) const {
+    const float* place = out_place(partial, row, column);
+    Floats<kWidth> result;
+    if constexpr (kWidth == 4) {
+      const float4 vector = __ldcg(reinterpret_cast<const float4*>(place));
+      result = {vector.x, vector.y, vector.z, vector.w};
+    } else {
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) result.values[e] = __ldcg(place + e);
+    }
+    return result;
   }
 };
 
@@ -851,26 +885,29 @@ template <typename Shape>
 struct ResultSlice {
   const DecodeArgs& args;
   const SwapItem& item;
-  const MergeScratch<Shape::kRows>& scratch;
   int first_column;
 
-  __device__ __forceinline__ void store_lse(int row, float2 total) const {
+  __device__ __forceinline__ void put_lse(int row, float2 total) const {
     if (args.lse == nullptr || item.rank != 0) return;
     constexpr float kLn2 = 0.693147180559945f;
     const RowPlace place = place_of(args, item, row);
     args.lse[place.token * args.num_heads + place.head] =
         total.y > 0 ? (total.x + log2f(total.y)) * kLn2 : -INFINITY;
   }
-  __device__ __forceinline__ void store_out(int row, int column, const float4& out) const {
+  template <int kWidth>
+  __device__ __forceinline__ void put_out(int row, int column, const Floats<kWidth>& out) const {
     using Element = typename Shape::Element;
     const RowPlace place = place_of(args, item, row);
-    const float sum = scratch.totals[row].y;
-    const float inverse = sum > 0 ? __frcp_rn(sum) : 0;
-    const uint2 words = {pack<Element>(out.x * inverse, out.y * inverse),
-                         pack<Element>(out.z * inverse, out.w * inverse)};
-    *reinterpret_cast<uint2*>(static_cast<Element*>(args.out) +
-                              place.token * args.out_token_stride +
-                              place.head * args.out_head_stride + first_column + column) = words;
+    Element* to = static_cast<Element*>(args.out) + place.token * args.out_token_stride +
+                  place.head * args.out_head_stride + first_column + column;
+    if constexpr (kWidth == 4) {
+      *reinterpret_cast<uint2*>(to) = {pack<Element>(out.values[0], out.values[1]),
+                                       pack<Element>(out.values[2], out.values[3])};
+    } else if constexpr (kWidth == 2) {
+      *reinterpret_cast<std::uint32_t*>(to) = pack<Element>(out.values[0], out.values[1]);
+    } else {
+      *to = static_cast<Element>(out.values[0]);
+    }
   }
 };
 
@@ -878,10 +915,10 @@ struct ResultSlice {
 // the last to have brought it.
 __device__ __forceinline__ bool is_last_cluster(const DecodeArgs& args, const SwapItem& item,
                                                 int num_clusters, int thread) {
-  __threadfence();
-  ptx::sync(kAllConsumers, kConsumerThreads);
+  sync_consumers();
   bool is_last = false;
   if (thread == 0) {
+    __threadfence();  // for all threads of the block, after the barrier
     // Counts up to num_clusters - 1 and back to 0, ready for the next launch.
     std::uint32_t* counter = args.counters + item.index * item.cluster_size + item.rank;
     const unsigned last = num_clusters - 1;
@@ -891,37 +928,38 @@ __device__ __forceinline__ bool is_last_cluster(const DecodeArgs& args, const Sw
   return ptx::sync_any(kAllConsumers, kConsumerThreads, is_last);
 }
 
-// Merges this block's slice of the output over the cluster, and over the clusters if it is
-// the last of them to come here.
-template <typename Shape>
+// Merges the block's slice of `source`, in shared memory, to the result, or by way of the
+// workspace if the item has several clusters.
+template <typename Shape, typename Source, typename AwaitOuts>
 __device__ __forceinline__ void finish(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                       const SwapItem& item, const SwapWork& work, int thread) {
+                                       const SwapItem& item, const SwapWork& work, int thread,
+                                       const Source& source, const AwaitOuts& await_outs) {
   const int slice_cols = Shape::kVSize / item.cluster_size;
-  const int num_vectors = slice_cols / 4;
   auto& scratch = shared.merge;
-  const ResultSlice<Shape> result = {args, item, scratch, item.rank * slice_cols};
-  const auto store_lse = [&](int row, float2 total) { result.store_lse(row, total); };
-  const auto store_out = [&](int row, int column, const float4& out) {
-    result.store_out(row, column, out);
+  const ResultSlice<Shape> result = {args, item, item.rank * slice_cols};
+  const auto put_lse = [&](int row, float2 total) { result.put_lse(row, total); };
+  const auto put_out = [&](int row, int column, const auto& out) {
+    result.put_out(row, column, out);
   };
 
-  const BlockPartials<Shape> blocks(shared, item.cluster_size);
   if (work.num_clusters == 1) {
-    merge_stats(scratch, blocks, item.num_rows, thread, store_lse);
-    merge_outs(scratch, blocks, item.num_rows, num_vectors, thread, store_out);
+    merge_stats(scratch, source, item.num_rows, thread, put_lse);
+    await_outs();
+    merge_outs(scratch, source, item.num_rows, slice_cols, thread, put_out);
     return;
   }
   const ClusterPartials<Shape> clusters(args, item, work.num_clusters);
-  merge_stats(scratch, blocks, item.num_rows, thread, [&](int row, float2 total) {
-    *clusters.stats_place(item.cluster, row) = total;
+  merge_stats(scratch, source, item.num_rows, thread, [&](int row, float2 total) {
+    clusters.put_stats(item.cluster, row, total);
   });
-  merge_outs(scratch, blocks, item.num_rows, num_vectors, thread,
-             [&](int row, int column, const float4& out) {
-               *clusters.out_place(item.cluster, row, column) = out;
+  await_outs();
+  merge_outs(scratch, source, item.num_rows, slice_cols, thread,
+             [&](int row, int column, const auto& out) {
+               clusters.put_out(item.cluster, row, column, out);
              });
   if (!is_last_cluster(args, item, work.num_clusters, thread)) return;
-  merge_stats(scratch, clusters, item.num_rows, thread, store_lse);
-  merge_outs(scratch, clusters, item.num_rows, num_vectors, thread, store_out);
+  merge_stats(scratch, clusters, item.num_rows, thread, put_lse);
+  merge_outs(scratch, clusters, item.num_rows, slice_cols, thread, put_out);
 }
 
 // ---- the kernel ----
@@ -935,7 +973,8 @@ __device__ __forceinline__ void init_barriers(SwapShared<Shape>& shared) {
     }
     ptx::init_barrier(&shared.empty[stage], 4);  // the warps of the consumer that has the page
   }
-  ptx::init_barrier(&shared.received, 1);
+  ptx::init_barrier(&shared.stats_received, 1);
+  ptx::init_barrier(&shared.out_received, 1);
   ptx::fence_barrier_init();
 }
 
@@ -973,15 +1012,24 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   store_windows(args, shared, item, work.length, threadIdx.x);
   queries.store(shared, threadIdx.x);
   ptx::fence_async_proxy();
-  ptx::sync(kAllConsumers, kConsumerThreads);
+  sync_consumers();
 
   SwapState<Shape> state;
   consume_pages(state, args, shared, work, self);
-  merge_consumers(state, shared, work, self);
+  merge_consumers(state, shared, item, work, self);
+  if (item.cluster_size == 1) {
+    const OwnResult<Shape> own = {shared};
+    finish(args, shared, item, work, threadIdx.x, own, [] {});
+    return;
+  }
   // The blocks of the cluster have made room for each other's results.
   ptx::cluster_wait();
-  if (item.cluster_size > 1) exchange_slices(shared, item, threadIdx.x);
-  finish(args, shared, item, work, threadIdx.x);
+  send_slices(shared, item, threadIdx.x);
+  const BlockPartials<Shape> blocks = {shared, item.cluster_size,
+                                       Shape::kVSize / item.cluster_size};
+  ptx::wait(&shared.stats_received, 0);
+  finish(args, shared, item, work, threadIdx.x, blocks,
+         [&] { ptx::wait(&shared.out_received, 0); });
 }
 
 }  // namespace loza::attention::cuda
