@@ -148,9 +148,10 @@ class Demo {
 // --- Import -----------------------------------------------------------------------------
 
 void Demo::import() {
-  dense_folder_ = options_.model;
-  report_.model = name_of(options_.model);
-  if (!options_.gguf.empty()) {
+  if (options_.gguf.empty()) {
+    dense_folder_ = options_.model;
+    report_.model = name_of(options_.model);
+  } else {
     dense_folder_ = options_.out / "model-dense";
     report_.model = options_.gguf.stem().string();
     remove_model_folder(dense_folder_);

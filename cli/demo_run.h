@@ -28,7 +28,7 @@ struct DemoScale {
 struct DemoOptions {
   std::filesystem::path gguf, model;  // one of them
   std::filesystem::path out = "demo";
-  std::filesystem::path prose = "data/prose.txt", code = "data/code.txt";
+  std::filesystem::path prose = ".cache/text/prose.txt", code = ".cache/text/code.txt";
   std::string dtype = "auto";
   double sparsity = 0.5;
   DemoScale scale = DemoScale::usual();

@@ -34,7 +34,7 @@ struct EvalOptions {
   std::vector<std::string> lengths = {"1k", "2k", "4k"};
   std::int64_t num_documents = 4, num_questions = 8;
   std::uint64_t seed = 0;
-  fs::path prose = "data/prose.txt", code = "data/code.txt";
+  fs::path prose = ".cache/text/prose.txt", code = ".cache/text/code.txt";
   fs::path data;  // a user's rows instead of tasks
   std::vector<std::string> plans;
   std::vector<fs::path> gates;

@@ -18,7 +18,7 @@ target_include_directories(loza_compiler INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(loza_compiler INTERFACE cxx_std_20)
 target_compile_options(loza_compiler INTERFACE
-  $<BUILD_INTERFACE:-Wall;-Wextra;-Wno-unknown-pragmas;-fno-math-errno>)
+  $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wno-unknown-pragmas;-fno-math-errno>>)
 if(LOZA_SANITIZE)
   target_compile_options(loza_compiler INTERFACE -fsanitize=${LOZA_SANITIZE} -fno-omit-frame-pointer -g)
   target_link_options(loza_compiler INTERFACE -fsanitize=${LOZA_SANITIZE})

@@ -176,6 +176,7 @@ Json report_json(const Calibration& calibration, double sparsity) {
   Json json = gates_json(calibration);
   for (std::size_t i = 0; i < calibration.seeds.size(); ++i) {
     json["seeds"][i]["losses"] = calibration.seeds[i].losses;
+    json["seeds"][i]["trajectory"] = calibration.seeds[i].trajectory;
     json["seeds"][i]["seconds"] = calibration.seeds[i].seconds;
   }
   json["tokens"] = calibration.num_tokens();

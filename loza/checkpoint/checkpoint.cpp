@@ -135,15 +135,17 @@ class IndexReader : public nlohmann::json_sax<Json> {
   }
 
   [[noreturn]] void refuse_twice(const std::string& name) const {
-    throw_bad_input(place_, "each name once in an object", fmt::format("{} twice", quote_name(name)));
+    throw_bad_input(place_, "each name once in an object",
+                    fmt::format("{} twice", quote_name(name)));
   }
 
   void add(const std::string& shard) {
     const auto& tensors = open(shard).tensors();
     const auto found = tensors.find(tensor_);
     if (found == tensors.end()) {
-      throw_bad_input(place_, fmt::format("tensors that are where weight_map says, {} in {}",
-                                          quote_name(tensor_), quote_name(shard)),
+      throw_bad_input(place_,
+                      fmt::format("tensors that are where weight_map says, {} in {}",
+                                  quote_name(tensor_), quote_name(shard)),
                       "no such tensor there", "download the folder again");
     }
     if (!tensors_.emplace(tensor_, &found->second).second) refuse_twice(tensor_);
@@ -154,8 +156,7 @@ class IndexReader : public nlohmann::json_sax<Json> {
     if (known != shards_.end()) return *known->second;
     constexpr std::size_t kMaxNameBytes = 255;
     if (shard.empty() || shard == "." || shard == ".." || shard.size() > kMaxNameBytes ||
-        shard.find_first_of("/\\") != std::string::npos ||
-        shard.find('\0') != std::string::npos) {
+        shard.find_first_of("/\\") != std::string::npos || shard.find('\0') != std::string::npos) {
       throw_bad_input(fmt::format("{}: weight_map: {}", place_, quote_name(tensor_)),
                       "the plain name of a file in the folder", quote_name(shard));
     }
@@ -175,7 +176,8 @@ class IndexReader : public nlohmann::json_sax<Json> {
         const auto found = tensors_.find(name);
         if (found != tensors_.end() && found->second == &entry) continue;
         throw_bad_input((folder_ / shard).string(), "only tensors that weight_map places there",
-                        fmt::format("{} beside them", quote_name(name)), "download the folder again");
+                        fmt::format("{} beside them", quote_name(name)),
+                        "download the folder again");
       }
     }
   }

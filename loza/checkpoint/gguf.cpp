@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,74 +32,94 @@ struct DTypeNames {
 
 DTypeNames names_of(ImportDType dtype) {
   switch (dtype) {
-    case ImportDType::kF32: return {"F32", "float32"};
-    case ImportDType::kBF16: return {"BF16", "bfloat16"};
-    case ImportDType::kF16: return {"F16", "float16"};
+    case ImportDType::kF32:
+      return {"F32", "float32"};
+    case ImportDType::kBF16:
+      return {"BF16", "bfloat16"};
+    case ImportDType::kF16:
+      return {"F16", "float16"};
   }
   __builtin_unreachable();
 }
 
-// Elsewhere than in `values`, so that a row can be converted while another is read.
 template <typename To>
-void convert(const std::vector<float>& values, std::vector<std::byte>& out) {
-  out.resize(values.size() * sizeof(To));
+std::vector<std::byte> converted(const std::vector<float>& values) {
+  std::vector<std::byte> out(values.size() * sizeof(To));
   for (std::size_t i = 0; i < values.size(); ++i) {
     const To value(values[i]);
     std::memcpy(out.data() + i * sizeof(To), &value, sizeof value);
   }
+  return out;
 }
 
-void convert(const std::vector<float>& values, ImportDType dtype, const std::string& place,
-             std::vector<std::byte>& out) {
-  switch (dtype) {
-    case ImportDType::kF32: return convert<float>(values, out);
-    case ImportDType::kBF16: return convert<BFloat16>(values, out);
-    case ImportDType::kF16: break;
-  }
+void check_fits_fp16(const std::vector<float>& values, const std::string& place) {
   constexpr float kOverflow = 65520.0f;  // rounds to infinity
   for (const float value : values) {
     if (std::abs(value) < kOverflow || !std::isfinite(value)) continue;
     throw_bad_input(place, "values that fp16 holds", fmt::format("{}", value),
                     "import with --dtype bf16 or fp32");
   }
-  convert<Float16>(values, out);
 }
+
+std::vector<std::byte> converted(const std::vector<float>& values, ImportDType dtype,
+                                 const std::string& place) {
+  switch (dtype) {
+    case ImportDType::kF32:
+      return converted<float>(values);
+    case ImportDType::kBF16:
+      return converted<BFloat16>(values);
+    case ImportDType::kF16:
+      check_fits_fp16(values, place);
+      return converted<Float16>(values);
+  }
+  __builtin_unreachable();
+}
+
+// A tensor as rows, in the order that they have in the folder.
+struct Rows {
+  const GgufTensor& source;
+  std::int64_t num_interleaved_heads;
+  std::int64_t count = 1, length = 0, num_bytes = 0;  // bytes of one row in the file
+
+  explicit Rows(const GgufModel::Tensor& tensor)
+      : source(*tensor.source), num_interleaved_heads(tensor.num_interleaved_heads) {
+    // A vector is one row, or many of one value where their order changes.
+    const bool is_vector = source.shape.size() == 1;
+    length = is_vector && num_interleaved_heads != 0 ? 1 : source.shape.back();
+    for (const std::int64_t size : source.shape) count *= size;
+    count /= length;
+    num_bytes = static_cast<std::int64_t>(source.bytes.size()) / count;
+  }
+
+  std::vector<float> read(std::int64_t begin, std::int64_t end) const {
+    const auto row_len = static_cast<std::size_t>(length);
+    std::vector<float> values(static_cast<std::size_t>(end - begin) * row_len);
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::int64_t from = num_interleaved_heads == 0
+                                    ? row
+                                    : interleaved_source_row(row, count, num_interleaved_heads);
+      const auto bytes = source.bytes.subspan(static_cast<std::size_t>(from * num_bytes),
+                                              static_cast<std::size_t>(num_bytes));
+      const auto offset = static_cast<std::size_t>(row - begin) * row_len;
+      dequantize(source.type, bytes, std::span(values).subspan(offset, row_len));
+    }
+    return values;
+  }
+};
 
 // Dequantises, reorders and converts one tensor in pieces of rows, in parallel.
 void write_tensor(const GgufModel::Tensor& tensor, std::size_t slot_idx, ImportDType dtype,
                   const std::string& file_place, SafetensorsWriter& writer) {
   constexpr std::int64_t kPieceValues = 1 << 18;
-  const GgufTensor& source = *tensor.source;
-  // A vector is as many rows of one value where its rows are reordered, else one row.
-  const bool is_vector = source.shape.size() == 1;
-  const bool splits_vector = is_vector && tensor.num_interleaved_heads != 0;
-  const std::int64_t row_len = splits_vector ? 1 : source.shape.back();
-  std::int64_t num_rows = 1;
-  for (const std::int64_t size : source.shape) num_rows *= size;
-  num_rows /= row_len;
-  const std::int64_t row_bytes = static_cast<std::int64_t>(source.bytes.size()) / num_rows;
-  const std::int64_t rows_in_piece = std::max<std::int64_t>(1, kPieceValues / row_len);
-  const std::string place = fmt::format("{}: tensor {}", file_place, quote_name(source.name));
-
-  parallel_for((num_rows + rows_in_piece - 1) / rows_in_piece, [&](std::int64_t piece) {
-    const std::int64_t begin = piece * rows_in_piece;
-    const std::int64_t end = std::min(num_rows, begin + rows_in_piece);
-    std::vector<float> values(static_cast<std::size_t>((end - begin) * row_len));
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t from =
-          tensor.num_interleaved_heads == 0
-              ? row
-              : interleaved_source_row(row, num_rows, tensor.num_interleaved_heads);
-      dequantize(source.type,
-                 source.bytes.subspan(static_cast<std::size_t>(from * row_bytes),
-                                      static_cast<std::size_t>(row_bytes)),
-                 std::span(values).subspan(static_cast<std::size_t>((row - begin) * row_len),
-                                           static_cast<std::size_t>(row_len)));
-    }
-    std::vector<std::byte> bytes;
-    convert(values, dtype, place, bytes);
+  const Rows rows(tensor);
+  const std::string place = fmt::format("{}: tensor {}", file_place, quote_name(rows.source.name));
+  const std::int64_t in_piece = std::max<std::int64_t>(1, kPieceValues / rows.length);
+  parallel_for((rows.count + in_piece - 1) / in_piece, [&](std::int64_t piece) {
+    const std::int64_t begin = piece * in_piece, end = std::min(rows.count, begin + in_piece);
+    const std::vector<float> values = rows.read(begin, end);
+    const std::vector<std::byte> bytes = converted(values, dtype, place);
     const std::uint64_t value_bytes = bytes.size() / values.size();
-    writer.write(slot_idx, static_cast<std::uint64_t>(begin * row_len) * value_bytes, bytes);
+    writer.write(slot_idx, static_cast<std::uint64_t>(begin * rows.length) * value_bytes, bytes);
   });
 }
 

@@ -54,8 +54,9 @@ std::uint64_t fixed_bytes(GgufType type) {
 }
 
 std::string type_name(GgufType type) {
-  constexpr const char* kNames[] = {"uint8",  "int8", "uint16", "int16", "uint32", "int32", "float32",
-                                    "bool", "string", "array",  "uint64", "int64", "float64"};
+  constexpr const char* kNames[] = {"uint8",  "int8",    "uint16", "int16",  "uint32",
+                                    "int32",  "float32", "bool",   "string", "array",
+                                    "uint64", "int64",   "float64"};
   const auto number = static_cast<std::uint32_t>(type);
   return number < std::size(kNames) ? kNames[number] : fmt::format("type {}", number);
 }
@@ -142,7 +143,7 @@ class HeaderReader {
                       fmt::format("arrays nested at most {} deep", kMaxNesting), "deeper nesting");
     }
     const std::uint64_t item_bytes = fixed_bytes(item_type);
-    const std::uint64_t min_bytes = item_bytes != 0                        ? item_bytes
+    const std::uint64_t min_bytes = item_bytes != 0                 ? item_bytes
                                     : item_type == GgufType::kArray ? kArrayHeadBytes
                                                                     : sizeof(std::uint64_t);
     const std::uint64_t num_items = count("the number of items of " + what, min_bytes);
@@ -217,8 +218,9 @@ std::uint64_t checked_tensor_bytes(const GgufTensor& tensor, const std::string& 
                     ggml_type_name(tensor.type));
   }
   if (tensor.shape.back() % block.num_values != 0) {
-    throw_bad_input(place, fmt::format("rows of whole blocks of {} for {}", block.num_values,
-                                       ggml_type_name(tensor.type)),
+    throw_bad_input(place,
+                    fmt::format("rows of whole blocks of {} for {}", block.num_values,
+                                ggml_type_name(tensor.type)),
                     fmt::format("rows of {}", tensor.shape.back()));
   }
   std::uint64_t num_bytes = static_cast<std::uint64_t>(block.num_bytes);
@@ -262,7 +264,8 @@ void place_tensors(std::vector<TensorInfo>& infos, std::span<const std::byte> da
                    std::uint64_t alignment, const std::string& file_place) {
   std::uint64_t next = 0;
   for (TensorInfo& info : infos) {
-    const std::string place = fmt::format("{}: tensor {}", file_place, quote_name(info.tensor.name));
+    const std::string place =
+        fmt::format("{}: tensor {}", file_place, quote_name(info.tensor.name));
     if (info.offset != next) {
       throw_bad_input(place, fmt::format("the offset {}", next), fmt::format("{}", info.offset));
     }
@@ -296,19 +299,27 @@ T item_at(std::span<const std::byte> bytes, std::uint64_t index) {
 std::optional<std::int64_t> integer_at(GgufType type, std::span<const std::byte> bytes,
                                        std::uint64_t index) {
   switch (type) {
-    case GgufType::kU8: return item_at<std::uint8_t>(bytes, index);
-    case GgufType::kI8: return item_at<std::int8_t>(bytes, index);
-    case GgufType::kU16: return item_at<std::uint16_t>(bytes, index);
-    case GgufType::kI16: return item_at<std::int16_t>(bytes, index);
-    case GgufType::kU32: return item_at<std::uint32_t>(bytes, index);
-    case GgufType::kI32: return item_at<std::int32_t>(bytes, index);
-    case GgufType::kI64: return item_at<std::int64_t>(bytes, index);
+    case GgufType::kU8:
+      return item_at<std::uint8_t>(bytes, index);
+    case GgufType::kI8:
+      return item_at<std::int8_t>(bytes, index);
+    case GgufType::kU16:
+      return item_at<std::uint16_t>(bytes, index);
+    case GgufType::kI16:
+      return item_at<std::int16_t>(bytes, index);
+    case GgufType::kU32:
+      return item_at<std::uint32_t>(bytes, index);
+    case GgufType::kI32:
+      return item_at<std::int32_t>(bytes, index);
+    case GgufType::kI64:
+      return item_at<std::int64_t>(bytes, index);
     case GgufType::kU64: {
       const auto value = item_at<std::uint64_t>(bytes, index);
       if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) return {};
       return static_cast<std::int64_t>(value);
     }
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -316,7 +327,8 @@ std::string_view utf8_text(std::span<const std::byte> bytes, const std::string& 
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const std::size_t error = utf8_error(text);
   if (error != text.size()) {
-    throw_bad_input(place, "UTF-8", fmt::format("other bytes at {} in {}", error, quote_name(text)));
+    throw_bad_input(place, "UTF-8",
+                    fmt::format("other bytes at {} in {}", error, quote_name(text)));
   }
   return text;
 }
@@ -384,9 +396,8 @@ double GgufFile::number(std::string_view key) const {
   if (const auto whole = integer_at(v.type, v.bytes, 0)) number = static_cast<double>(*whole);
   if (!std::isfinite(number)) {
     throw_bad_input(fmt::format("{}: {}", place_, key), "a finite number",
-                    v.type == GgufType::kF32 || v.type == GgufType::kF64
-                        ? fmt::format("{}", number)
-                        : describe(v));
+                    v.type == GgufType::kF32 || v.type == GgufType::kF64 ? fmt::format("{}", number)
+                                                                         : describe(v));
   }
   return number;
 }
@@ -411,10 +422,10 @@ const GgufValue& GgufFile::array(std::string_view key, bool of_strings) const {
   const bool is_right = v.type == GgufType::kArray &&
                         (of_strings ? v.item_type == GgufType::kString : is_integer(v.item_type));
   if (!is_right || v.num_items > kMaxItems) {
-    throw_bad_input(fmt::format("{}: {}", place_, key),
-                    fmt::format("an array of at most {} {}", kMaxItems,
-                                of_strings ? "strings" : "integers"),
-                    describe(v));
+    throw_bad_input(
+        fmt::format("{}: {}", place_, key),
+        fmt::format("an array of at most {} {}", kMaxItems, of_strings ? "strings" : "integers"),
+        describe(v));
   }
   return v;
 }

@@ -175,9 +175,10 @@ void map_layer(const Architecture& architecture, const Sizes& s, std::int64_t la
   const auto add = [&](const char* from, const char* to, const Shape& shape,
                        std::int64_t num_interleaved_heads = 0) {
     const GgufTensor& tensor = table.take(fmt::format("blk.{}.{}", layer, from), shape);
-    if (shape.size() == 1 && num_interleaved_heads != 0 && ggml_block(tensor.type).num_values != 1) {
-      throw_bad_input(fmt::format("tensor {}", quote_name(tensor.name)), "a bias in F32, F16 or BF16",
-                      ggml_type_name(tensor.type));
+    if (shape.size() == 1 && num_interleaved_heads != 0 &&
+        ggml_block(tensor.type).num_values != 1) {
+      throw_bad_input(fmt::format("tensor {}", quote_name(tensor.name)),
+                      "a bias in F32, F16 or BF16", ggml_type_name(tensor.type));
     }
     out.push_back({&tensor, fmt::format("model.layers.{}.{}", layer, to), num_interleaved_heads});
   };
@@ -223,8 +224,7 @@ Json llama3_scaling(const GgufTensor& tensor, double theta, const std::string& p
   for (std::size_t i = 0; i < num_pairs; ++i) {
     const double exponent = static_cast<double>(i) / static_cast<double>(num_pairs);
     const double wavelength = 2 * std::numbers::pi * std::pow(theta, exponent);
-    const double blend =
-        std::clamp((kOriginalLen / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
+    const double blend = std::clamp((kOriginalLen / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
     const double expected = 1 / ((1 - blend) / factor + blend);
     if (std::abs(divisors[i] - expected) <= kTolerance * expected) continue;
     throw_bad_input(place, fmt::format("Llama 3's divisors, {} at {}", expected, i),
@@ -241,7 +241,8 @@ Json llama3_scaling(const GgufTensor& tensor, double theta, const std::string& p
 Json rope_scaling(const GgufFile& file, const Keys& keys, const Sizes& s, double theta,
                   TensorTable& table) {
   constexpr const char* kDivisors = "rope_freqs.weight";
-  const std::string_view type = keys.has("rope.scaling.type") ? keys.string("rope.scaling.type") : "none";
+  const std::string_view type =
+      keys.has("rope.scaling.type") ? keys.string("rope.scaling.type") : "none";
   if (table.has(kDivisors)) {
     const GgufTensor& divisors = table.take(kDivisors, {s.head_dim / 2});
     if (type != "none") {
@@ -256,9 +257,10 @@ Json rope_scaling(const GgufFile& file, const Keys& keys, const Sizes& s, double
     return {{"rope_type", "linear"}, {"factor", keys.positive("rope.scaling.factor")}};
   }
   if (type == "yarn") {
-    return {{"rope_type", "yarn"},
-            {"factor", keys.positive("rope.scaling.factor")},
-            {"original_max_position_embeddings", keys.size("rope.scaling.original_context_length")}};
+    return {
+        {"rope_type", "yarn"},
+        {"factor", keys.positive("rope.scaling.factor")},
+        {"original_max_position_embeddings", keys.size("rope.scaling.original_context_length")}};
   }
   throw_bad_input(keys.place("rope.scaling.type"), "none, linear or yarn", quote_name(type));
 }

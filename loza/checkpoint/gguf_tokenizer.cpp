@@ -21,11 +21,11 @@ constexpr const char* kPadKey = "tokenizer.ggml.padding_token_id";
 // How a text is cut into words before the merges, by the name that GGUF files give it.
 struct PreTokenizer {
   const char* gguf_name;
-  bool splits_digits;     // each digit by itself, first
-  const char* pattern;    // nullptr: GPT-2's own, which ByteLevel has built in
-  bool normalizes;        // NFC
-  bool ignores_merges;    // a word that is a token is not merged
-  bool adds_bos;          // where tokenizer.ggml.add_bos_token is absent
+  bool splits_digits;   // each digit by itself, first
+  const char* pattern;  // nullptr: GPT-2's own, which ByteLevel has built in
+  bool normalizes;      // NFC
+  bool ignores_merges;  // a word that is a token is not merged
+  bool adds_bos;        // where tokenizer.ggml.add_bos_token is absent
 };
 
 // Llama 3's and Qwen2's, from their public tokenizer.json; they differ in the digits that
@@ -220,7 +220,8 @@ Json post_processor_json(const GgufFile& file, const Vocabulary& vocabulary,
   Json special_tokens = Json::object();
   const auto special = [&](const char* key, int type_id) -> Json {
     const std::string token = vocabulary.token_of(file, key);
-    special_tokens[token] = {{"id", token}, {"ids", Json::array({file.integer(key)})}, {"tokens", Json::array({token})}};
+    special_tokens[token] = {
+        {"id", token}, {"ids", Json::array({file.integer(key)})}, {"tokens", Json::array({token})}};
     return {{"SpecialToken", {{"id", token}, {"type_id", type_id}}}};
   };
   const auto around = [&](const char* sequence, int type_id) {

@@ -90,7 +90,8 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     if (state_ == State::kTop) {
       start_entry(name);
     } else if (state_ == State::kMetadata) {
-      if (metadata_.count(name) != 0) fail("each name once", fmt::format("{} twice", quote_name(name)));
+      if (metadata_.count(name) != 0)
+        fail("each name once", fmt::format("{} twice", quote_name(name)));
       if (metadata_.size() == kMaxMetadata) {
         fail(fmt::format("at most {} entries", kMaxMetadata), "more");
       }
@@ -129,7 +130,8 @@ class HeaderReader : public nlohmann::json_sax<Json> {
 
   void start_entry(const std::string& name) {
     if (tensors_.count(name) != 0 || (name == "__metadata__" && has_metadata_)) {
-      throw_bad_input(place_, "each name once in the header", fmt::format("{} twice", quote_name(name)));
+      throw_bad_input(place_, "each name once in the header",
+                      fmt::format("{} twice", quote_name(name)));
     }
     if (tensors_.size() == kMaxTensors) {
       throw_bad_input(place_, fmt::format("at most {} tensors in one file", kMaxTensors), "more");
@@ -158,8 +160,9 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     if (!has_shape_) fail("a shape", "none");
     if (num_offsets_ != 2) fail("two data_offsets", fmt::format("{}", num_offsets_));
     if (offsets_.begin > offsets_.end || offsets_.end > data_.size()) {
-      fail(fmt::format("data_offsets in order and within the file's {} bytes of data", data_.size()),
-           fmt::format("[{}, {}]", offsets_.begin, offsets_.end));
+      fail(
+          fmt::format("data_offsets in order and within the file's {} bytes of data", data_.size()),
+          fmt::format("[{}, {}]", offsets_.begin, offsets_.end));
     }
     std::uint64_t num_bytes = safetensors_element_bytes(entry_.dtype);
     for (const std::int64_t size : entry_.shape) {
@@ -180,8 +183,8 @@ class HeaderReader : public nlohmann::json_sax<Json> {
   }
 
   [[noreturn]] void fail(std::string expected, std::string got) const {
-    throw_bad_input(fmt::format("{}: tensor {}", place_, quote_name(entry_.name)), std::move(expected),
-                    std::move(got));
+    throw_bad_input(fmt::format("{}: tensor {}", place_, quote_name(entry_.name)),
+                    std::move(expected), std::move(got));
   }
   // What stands at the wrong place in the header.
   [[noreturn]] void refuse(std::string got) const {
@@ -223,8 +226,9 @@ void check_contiguous(std::vector<Offsets> offsets, std::uint64_t num_data_bytes
   std::uint64_t end = 0;
   for (const Offsets& o : offsets) {
     if (o.begin != end) {
-      throw_bad_input(place, fmt::format("a tensor that begins at byte {} of the data", end),
-                      fmt::format("{} at {}", o.begin < end ? "an overlap" : "the next one", o.begin));
+      throw_bad_input(
+          place, fmt::format("a tensor that begins at byte {} of the data", end),
+          fmt::format("{} at {}", o.begin < end ? "an overlap" : "the next one", o.begin));
     }
     end = o.end;
   }

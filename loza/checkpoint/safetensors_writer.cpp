@@ -28,8 +28,8 @@ namespace {
 void write_at(int fd, const fs::path& path, std::uint64_t offset,
               std::span<const std::byte> bytes) {
   for (std::size_t done = 0; done < bytes.size();) {
-    const ssize_t n = ::pwrite(fd, bytes.data() + done, bytes.size() - done,
-                               static_cast<off_t>(offset + done));
+    const ssize_t n =
+        ::pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) throw_failed(path, fmt::format("{} bytes to be written", bytes.size()));
     done += static_cast<std::size_t>(n);
@@ -40,19 +40,19 @@ void write_at(int fd, const fs::path& path, std::uint64_t offset,
 
 std::uint64_t safetensors_element_bytes(const std::string& dtype) {
   static const std::unordered_map<std::string, std::uint64_t> kBytes = {
-      {"BOOL", 1},    {"U8", 1},      {"I8", 1},      {"F8_E4M3", 1}, {"F8_E5M2", 1},
-      {"F8_E8M0", 1}, {"U16", 2},     {"I16", 2},     {"F16", 2},     {"BF16", 2},
-      {"U32", 4},     {"I32", 4},     {"F32", 4},     {"U64", 8},     {"I64", 8},
-      {"F64", 8},     {"C64", 8},
+      {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1},
+      {"U16", 2},  {"I16", 2}, {"F16", 2}, {"BF16", 2},    {"U32", 4},     {"I32", 4},
+      {"F32", 4},  {"U64", 8}, {"I64", 8}, {"F64", 8},     {"C64", 8},
   };
   const auto found = kBytes.find(dtype);
   return found == kBytes.end() ? 0 : found->second;
 }
 
 std::uint64_t TensorSlot::num_bytes() const {
-  return std::accumulate(
-      shape.begin(), shape.end(), safetensors_element_bytes(dtype),
-      [](std::uint64_t bytes, std::int64_t size) { return bytes * static_cast<std::uint64_t>(size); });
+  return std::accumulate(shape.begin(), shape.end(), safetensors_element_bytes(dtype),
+                         [](std::uint64_t bytes, std::int64_t size) {
+                           return bytes * static_cast<std::uint64_t>(size);
+                         });
 }
 
 struct SafetensorsWriter::State {
@@ -75,7 +75,8 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<TensorSlo
   std::vector<std::size_t> order(s.slots.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return safetensors_element_bytes(s.slots[a].dtype) > safetensors_element_bytes(s.slots[b].dtype);
+    return safetensors_element_bytes(s.slots[a].dtype) >
+           safetensors_element_bytes(s.slots[b].dtype);
   });
 
   Json members = Json::object();

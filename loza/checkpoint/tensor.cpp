@@ -56,7 +56,9 @@ TensorEntry entry_of(const std::string& name, const at::Tensor& tensor) {
   LOZA_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), name);
   for (const auto& [dtype, type] : kDtypes) {
     if (tensor.scalar_type() != type) continue;
-    return {name, dtype, tensor.sizes().vec(),
+    return {name,
+            dtype,
+            tensor.sizes().vec(),
             {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()}};
   }
   LOZA_CHECK(!"a dtype that safetensors has", name, at::toString(tensor.scalar_type()));

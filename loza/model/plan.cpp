@@ -63,7 +63,7 @@ AttentionPlan AttentionPlan::from_choice(const std::vector<bool>& streaming,
   AttentionPlan plan;
   plan.origin = std::move(origin);
   for (const bool is_streaming : streaming) {
-    plan.patterns.push_back(is_streaming ? pattern : BlockPattern::full(pattern.block_size));
+    plan.patterns.push_back(is_streaming ? pattern : BlockPattern::full());
   }
   return plan;
 }

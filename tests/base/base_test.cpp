@@ -170,10 +170,9 @@ TEST(BFloat16, RoundsToNearestEven) {
 // What a half's bits mean, from IEEE 754's definition.
 double half_value(std::uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const double magnitude = exponent == 0 ? std::ldexp(fraction, -24)
-                           : exponent == 31
-                               ? (fraction == 0 ? kInfinity : std::nan(""))
-                               : std::ldexp(1024 + fraction, exponent - 25);
+  const double magnitude = exponent == 0    ? std::ldexp(fraction, -24)
+                           : exponent == 31 ? (fraction == 0 ? kInfinity : std::nan(""))
+                                            : std::ldexp(1024 + fraction, exponent - 25);
   return (bits & 0x8000) != 0 ? -magnitude : magnitude;
 }
 

@@ -71,7 +71,8 @@ TEST(Json, RefusesWhatIsNotStrict) {
       {"9 MiB of spaces", "{" + std::string(9 << 20, ' ') + "}", "no JSON token above"},
   };
   for (const auto& c : kCases) {
-    suite.expect_bad_input(c.name, c.fragment, [&] { parse_json(c.text, "here"); }, c.text.size());
+    suite.expect_bad_input(
+        c.name, c.fragment, [&] { parse_json(c.text, "here"); }, c.text.size());
   }
 }
 
@@ -86,14 +87,16 @@ TEST(Json, ErrorsBeginWithThePlace) {
     parse_json("[1,", "folder/config.json");
     FAIL();
   } catch (const Error& e) {
-    EXPECT_EQ(std::string(e.what()).rfind("folder/config.json: expected valid JSON", 0), 0u) << e.what();
+    EXPECT_EQ(std::string(e.what()).rfind("folder/config.json: expected valid JSON", 0), 0u)
+        << e.what();
   }
 }
 
 // nlohmann's ordered object searches all names before it adds one.
 TEST(Json, TimeIsLinearInTheNumberOfNames) {
   std::string text = "{";
-  for (int i = 0; i < 200000; ++i) text += "\"name-" + std::to_string(i) + "\":" + std::to_string(i) + ",";
+  for (int i = 0; i < 200000; ++i)
+    text += "\"name-" + std::to_string(i) + "\":" + std::to_string(i) + ",";
   text.back() = '}';
   const auto start = std::chrono::steady_clock::now();
   const Json value = parse_json(text, "here");

@@ -17,8 +17,8 @@ namespace {
 using testing::TempFolder;
 
 const std::vector<at::ScalarType> kTypes = {
-    at::kBool,  at::kByte,  at::kChar,   at::kShort,  at::kInt,           at::kLong,
-    at::kHalf,  at::kFloat, at::kDouble, at::kBFloat16, at::kComplexFloat, at::kFloat8_e4m3fn,
+    at::kBool,   at::kByte,   at::kChar,   at::kShort,       at::kInt,           at::kLong,
+    at::kHalf,   at::kFloat,  at::kDouble, at::kBFloat16,    at::kComplexFloat,  at::kFloat8_e4m3fn,
     at::kUInt16, at::kUInt32, at::kUInt64, at::kFloat8_e5m2, at::kFloat8_e8m0fnu};
 
 // Some tensor of the type whose bytes are all different.
@@ -78,9 +78,7 @@ TEST(Tensor, EntryLooksAtTheTensorsMemory) {
   EXPECT_THROW(entry_of("x", source.to(at::kComplexDouble)), std::logic_error);
 }
 
-TEST(Tensor, RefusesATypeThatTorchLacks) {
-  EXPECT_THROW(load_tensor({"x", "F4", {0}, {}}), Error);
-}
+TEST(Tensor, RefusesATypeThatTorchLacks) { EXPECT_THROW(load_tensor({"x", "F4", {0}, {}}), Error); }
 
 }  // namespace
 }  // namespace loza

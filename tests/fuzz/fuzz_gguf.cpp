@@ -18,7 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const loza::GgufFile gguf(file.path());
     for (const loza::GgufTensor& tensor : gguf.tensors()) {
       const loza::GgmlBlock block = loza::ggml_block(tensor.type);
-      const std::size_t num_blocks = tensor.bytes.size() / static_cast<std::size_t>(block.num_bytes);
+      const std::size_t num_blocks =
+          tensor.bytes.size() / static_cast<std::size_t>(block.num_bytes);
       std::vector<float> values(num_blocks * static_cast<std::size_t>(block.num_values));
       loza::dequantize(tensor.type, tensor.bytes, values);
     }

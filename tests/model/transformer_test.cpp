@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "loza/base/error.h"
+#include "loza/base/parallel_for.h"
 #include "loza/checkpoint/tensor.h"
 #include "tests/model/paged_rows.h"
 #include "tests/model/tiny_model.h"
@@ -24,6 +25,13 @@ using testing::random_ids;
 using testing::relative_error;
 using testing::TinyFolder;
 using testing::whole;
+
+// The models here are so small that waking threads costs more than all their work.
+[[maybe_unused]] const bool kOneThread = [] {
+  set_num_threads(1);
+  at::set_num_threads(1);
+  return true;
+}();
 
 constexpr double kTolerance = 2e-5;  // fp32, other orders of summation
 
@@ -168,10 +176,10 @@ TEST_P(Families, SequencesOfABatchDoNotMeet) {
 
 TEST_P(Families, StreamingIsExactUpToItsLength) {
   const Transformer model = tiny(GetParam()).load();
-  const BlockPattern pattern{8, 1, 3};
+  const BlockPattern pattern{16, 1, 2};
   const std::vector<std::int64_t> ids = random_ids(pattern.exact_len() + 1, 4);
   const AttentionPlan streaming = plan_of("1111", pattern), dense = AttentionPlan::dense(4);
-  for (const std::int64_t length : {std::int64_t{1}, std::int64_t{8}, std::int64_t{31},
+  for (const std::int64_t length : {std::int64_t{1}, std::int64_t{16}, std::int64_t{47},
                                     pattern.exact_len()}) {
     const std::vector<std::int64_t> start(ids.begin(), ids.begin() + length);
     EXPECT_TRUE(at::equal(whole(model, streaming, start), whole(model, dense, start))) << length;
@@ -323,7 +331,7 @@ TEST_P(Families, Bf16StaysNearFp32) {
   // A router that turns another way moves single tokens far: the middle token is compared.
   const at::Tensor expected = whole(wide, plan, ids);
   const at::Tensor errors = (out.to(at::kFloat) - expected).norm(2, 1) / expected.norm(2, 1);
-  EXPECT_LE(errors.median().item<double>(), 0.05);
+  EXPECT_LE(errors.median().item<double>(), 0.1);
 
   PagedRows rows(model.config(), plan, at::kBFloat16, 1, 64, 8, 8, 11);
   std::vector<at::Tensor> outs = {run_pieces(model, plan, rows, {ids}, {{0, 0, 40}})};
@@ -332,7 +340,7 @@ TEST_P(Families, Bf16StaysNearFp32) {
   }
   const at::Tensor paged = at::cat(outs).to(at::kFloat);
   const at::Tensor paged_errors = (paged - expected).norm(2, 1) / expected.norm(2, 1);
-  EXPECT_LE(paged_errors.median().item<double>(), 0.05);
+  EXPECT_LE(paged_errors.median().item<double>(), 0.1);
   EXPECT_TRUE(paged.isfinite().all().item<bool>());
 }
 

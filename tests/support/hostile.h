@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "loza/base/error.h"
+#include "tests/support/case_count.h"
 
 namespace loza::testing {
 
@@ -57,6 +58,7 @@ class HostileSuite {
   void expect_bad_input(const std::string& name, const std::string& fragment,
                         const std::function<void()>& body, std::uint64_t input_bytes = 0) {
     ++num_cases_;
+    ++case_count();
     largest_input_ = std::max(largest_input_, input_bytes);
     const auto start = std::chrono::steady_clock::now();
     try {

@@ -21,8 +21,10 @@
 namespace loza::cpu {
 namespace {
 
-// Runs of one key head, at most: bounds the memory of partial gradients.
-constexpr std::int64_t kMaxRuns = 16;
+// Runs of a sequence, over all key heads: enough to share out, few enough for the memory of
+// partial gradients.
+constexpr std::int64_t kRunsOfSequence = 32;
+constexpr std::int64_t kMinRunsOfHead = 4, kMaxRunsOfHead = 16;
 // Partial gradients that exist at one time, in numbers, unless one key head needs more.
 constexpr std::int64_t kMaxPartialSize = std::int64_t{1} << 26;
 
@@ -123,13 +125,16 @@ void Run::compute(const Call& call, const KeyOperands& keys) {
 }
 
 // Runs of whole blocks, and of at least one tile of full size, as equal as that allows.
-std::vector<Run> runs_of(const KeyHead& head, const BlockPattern& pattern) {
+std::vector<Run> runs_of(const KeyHead& head, const ForwardParams& params) {
+  const BlockPattern& pattern = params.pattern;
+  const std::int64_t max_runs =
+      std::clamp(kRunsOfSequence / params.num_key_heads, kMinRunsOfHead, kMaxRunsOfHead);
   std::vector<Run> runs;
   if (!head.has_queries()) return runs;
   const std::int64_t unit = round_up(kTileRows, pattern.block_size);
   const std::int64_t end_pos = head.rows.end_pos();
   const std::int64_t num_units = (end_pos - 1) / unit - head.first_pos / unit + 1;
-  const std::int64_t run_len = (num_units + kMaxRuns - 1) / kMaxRuns * unit;
+  const std::int64_t run_len = (num_units + max_runs - 1) / max_runs * unit;
   std::int64_t begin = head.first_pos;
   while (begin < end_pos) {
     const std::int64_t end = std::min(begin / unit * unit + run_len, end_pos);
@@ -148,7 +153,7 @@ struct HeadWork {
   HeadWork(const Call& call, const KeyHead& of)
       : head(of),
         keys(call.params.forward, call.kernels, call.sizes, head),
-        runs(runs_of(head, call.params.forward.pattern)) {}
+        runs(runs_of(head, call.params.forward)) {}
 
   std::int64_t partial_size(const BackwardSizes& sizes) const {
     std::int64_t sum = 0;

@@ -26,8 +26,8 @@ namespace loza::attention::cuda {
 // plan is the same.
 struct DecodePlan {
   int cluster_size = 1;  // thread blocks that merge through each other's shared memory:
-                         // 1, 2, 4, 8 or 16
-  int num_clusters = 1;  // clusters a sequence, merged through the workspace
+                         // 1..16
+  int num_clusters = 1;  // clusters a sequence, merged through the workspace: 1..64
 };
 
 // ok, or what is missing: kBadArgument where sizes and strides contradict each other,

@@ -2,9 +2,10 @@
 // 2512.23966). Start at the full model; what a gate's fall costs pushes it back, the L1 term
 // pulls it down. Loss and optimiser follow DuoAttention (arXiv 2410.10819) where LoZA's paper
 // is silent; docs/calibration.md has what was measured.
+#include <fmt/format.h>
 #include <torch/torch.h>
 
-#include <fmt/format.h>
+#include <vector>
 
 #include "loza/calibrate/criteria/criteria.h"
 #include "loza/calibrate/gated_core.h"
@@ -69,6 +70,21 @@ class Gates {
   PlannedCore full_;
 };
 
+std::vector<double> to_doubles(const at::Tensor& tensor) {
+  const at::Tensor values = tensor.detach().to(at::kCPU, at::kDouble).contiguous();
+  return {values.data_ptr<double>(), values.data_ptr<double>() + values.numel()};
+}
+
+std::vector<double> mean_of(const std::vector<std::vector<double>>& rows) {
+  std::vector<double> mean(rows[0].size(), 0.0);
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      mean[i] += row[i] / static_cast<double>(rows.size());
+    }
+  }
+  return mean;
+}
+
 }  // namespace
 
 SeedCalibration run_alpha(const Transformer& model, const DrawDocument& draw,
@@ -82,16 +98,12 @@ SeedCalibration run_alpha(const Transformer& model, const DrawDocument& draw,
                   [&](const TokenizedDocument& document) { return gates.loss(document); });
 
   SeedCalibration result;
-  at::Tensor sum = at::zeros({gates.values().numel()}, at::kDouble);
   trainer.run(fmt::format("calibrating alpha, seed {}", seed), [&](const StepReport& step) {
     gates.clamp();
-    sum += gates.values().detach().cpu().to(at::kDouble);
     result.losses.push_back(step.loss);
+    result.trajectory.push_back(to_doubles(gates.values()));
   });
-  const at::Tensor alpha = options.average
-                               ? sum / static_cast<double>(options.num_steps)
-                               : gates.values().detach().cpu().to(at::kDouble);
-  result.alpha.assign(alpha.data_ptr<double>(), alpha.data_ptr<double>() + alpha.numel());
+  result.alpha = options.average ? mean_of(result.trajectory) : result.trajectory.back();
   return result;
 }
 

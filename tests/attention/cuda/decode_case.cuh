@@ -34,14 +34,13 @@ struct DecodeShape {
     return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
   }
   std::string name() const {
-    std::string text = std::string(dtype_name(dtype)) + " B" + std::to_string(batch()) + " T" +
-                       std::to_string(q_len) + " H" + std::to_string(heads) + "/" +
-                       std::to_string(key_heads) + " D" + std::to_string(qk_size) + " pattern " +
-                       std::to_string(pattern.sink_blocks) + "," +
-                       (pattern.is_full() ? "all" : std::to_string(pattern.recent_blocks)) +
-                       (ring ? " ring" : "") + (strided ? " strided" : "") + " scores " +
-                       std::to_string(static_cast<int>(scores)) + " seed " + std::to_string(seed) +
-                       " lengths";
+    std::string text =
+        std::string(dtype_name(dtype)) + " B" + std::to_string(batch()) + " T" +
+        std::to_string(q_len) + " H" + std::to_string(heads) + "/" + std::to_string(key_heads) +
+        " D" + std::to_string(qk_size) + " pattern " + std::to_string(pattern.sink_blocks) + "," +
+        (pattern.is_full() ? "all" : std::to_string(pattern.recent_blocks)) +
+        (ring ? " ring" : "") + (strided ? " strided" : "") + " scores " +
+        std::to_string(static_cast<int>(scores)) + " seed " + std::to_string(seed) + " lengths";
     for (const auto length : lengths) text += " " + std::to_string(length);
     return text;
   }
@@ -83,7 +82,7 @@ class DecodeCase {
   DecodeParams& params() { return params_; }
   std::int64_t num_rows() const { return shape_.batch() * shape_.q_len * shape_.heads; }
 
-  // Output and lse as bits, after poisoning; fails the program if a canary died.
+  // Output and lse as bits, and whether everything around them is still poison.
   struct Result {
     std::vector<std::uint16_t> out;  // [B * q_len, H, V] without gaps
     std::vector<std::uint32_t> lse;
@@ -141,11 +140,11 @@ class DecodeCase {
     DeviceArray<double> scores(n * longest), out(n * v), magnitude(n * v), lse(n), size(n);
     const DecodeReference reference = {out.data(), magnitude.data(), lse.data(), size.data()};
     if (shape_.dtype == DType::kBF16) {
-      reference_decode<bf16><<<n, 256>>>(params_, device_rows.data(), longest, scores.data(),
-                                         reference);
+      reference_decode<bf16>
+          <<<n, 256>>>(params_, device_rows.data(), longest, scores.data(), reference);
     } else {
-      reference_decode<fp16><<<n, 256>>>(params_, device_rows.data(), longest, scores.data(),
-                                         reference);
+      reference_decode<fp16>
+          <<<n, 256>>>(params_, device_rows.data(), longest, scores.data(), reference);
     }
     LOZA_CUDA_CHECK(cudaGetLastError());
     return first_difference(result, rows, out.get(), magnitude.get(), lse.get(), size.get());
@@ -169,7 +168,8 @@ class DecodeCase {
     params_.qk_size = shape_.qk_size;
     params_.v_size = shape_.v_size;
     params_.pattern = shape_.pattern;
-    params_.scale = 1 / std::sqrt(static_cast<double>(shape_.value_in_key() ? 192 : shape_.qk_size));
+    params_.scale =
+        1 / std::sqrt(static_cast<double>(shape_.value_in_key() ? 192 : shape_.qk_size));
     kv.dtype = shape_.dtype;
     kv.page_len = 64;
     kv.k_head_stride = shape_.qk_size + gap;
@@ -185,8 +185,8 @@ class DecodeCase {
     kv.page_stride = kv.page_len * kv.row_stride + 16 * gap;
     if (shape_.ring) {
       kv.sink_pages = shape_.pattern.sink_blocks * shape_.pattern.block_size / kv.page_len;
-      kv.ring_pages = num_ring_blocks(shape_.pattern, shape_.q_len) * shape_.pattern.block_size /
-                      kv.page_len;
+      kv.ring_pages =
+          num_ring_blocks(shape_.pattern, shape_.q_len) * shape_.pattern.block_size / kv.page_len;
     }
     params_.q.head_stride = shape_.qk_size + gap;
     params_.q.token_stride = shape_.heads * params_.q.head_stride + gap;
@@ -269,7 +269,7 @@ class DecodeCase {
 
   void fill_queries() {
     const std::int64_t rows = std::max<std::int64_t>(1, shape_.batch() * shape_.q_len);
-    const float gain = shape_.scores == Scores::kEqual ? 0.0f
+    const float gain = shape_.scores == Scores::kEqual   ? 0.0f
                        : shape_.scores == Scores::kLarge ? 40.0f
                                                          : 1.0f;
     q_ = DeviceArray<std::uint16_t>(rows * params_.q.token_stride);
@@ -300,8 +300,7 @@ class DecodeCase {
   }
 
   std::string first_difference(const Result& result, const std::vector<std::int64_t>& rows,
-                               const std::vector<double>& out,
-                               const std::vector<double>& magnitude,
+                               const std::vector<double>& out, const std::vector<double>& magnitude,
                                const std::vector<double>& lse,
                                const std::vector<double>& size) const {
     const double unit = shape_.dtype == DType::kBF16 ? std::ldexp(1, -8) : std::ldexp(1, -11);
@@ -312,9 +311,9 @@ class DecodeCase {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       float got_lse;
       std::memcpy(&got_lse, &result.lse[rows[i]], sizeof got_lse);
-      const bool lse_right = std::isinf(lse[i]) ? got_lse == lse[i]
-                                                : std::fabs(got_lse - lse[i]) <=
-                                                      2e-5 + std::ldexp(1, -20) * size[i];
+      const bool lse_right =
+          std::isinf(lse[i]) ? got_lse == lse[i]
+                             : std::fabs(got_lse - lse[i]) <= 2e-5 + std::ldexp(1, -20) * size[i];
       if (!lse_right) return place(rows[i], -1, got_lse, lse[i]);
       for (std::int64_t d = 0; d < shape_.v_size; ++d) {
         const double want = out[i * shape_.v_size + d];
@@ -345,7 +344,7 @@ class DecodeCase {
   DeviceArray<std::int64_t> lengths_;
 };
 
-// A workspace as its contract says: zero once, here only where it must be, the rest poison.
+// A workspace as its contract says: zero once.
 class Workspace {
  public:
   Workspace(const DecodeParams& params, const DecodePlan& plan)

@@ -29,7 +29,8 @@ std::vector<float> values_of(GgmlType type, const std::string& bytes) {
 
 TEST(Dequantize, Floats) {
   EXPECT_EQ(values_of(GgmlType::kF32, raw(1.5f) + raw(-0.1f)), (std::vector<float>{1.5f, -0.1f}));
-  EXPECT_EQ(values_of(GgmlType::kF16, half(1.5f) + half(-0.25f)), (std::vector<float>{1.5f, -0.25f}));
+  EXPECT_EQ(values_of(GgmlType::kF16, half(1.5f) + half(-0.25f)),
+            (std::vector<float>{1.5f, -0.25f}));
   EXPECT_EQ(values_of(GgmlType::kBF16, raw<std::uint16_t>(0x3FC0) + raw<std::uint16_t>(0xC000)),
             (std::vector<float>{1.5f, -2.0f}));
   EXPECT_TRUE(values_of(GgmlType::kF32, "").empty());
@@ -95,10 +96,12 @@ TEST(Dequantize, Q4_KAndQ5_K) {
   for (int i = 0; i < 128; ++i) nibbles += static_cast<char>(i / 32 | (15 - i / 32) << 4);
   const std::string fifth(32, static_cast<char>(0b10000001));  // groups 0 and 7
   const auto q4 = values_of(GgmlType::kQ4_K, half(0.5f) + half(0.25f) + k_scales() + nibbles);
-  const auto q5 = values_of(GgmlType::kQ5_K, half(0.5f) + half(0.25f) + k_scales() + fifth + nibbles);
+  const auto q5 =
+      values_of(GgmlType::kQ5_K, half(0.5f) + half(0.25f) + k_scales() + fifth + nibbles);
   for (int i = 0; i < 256; ++i) {
     const int group = i / 32, nibble = group % 2 == 0 ? group / 2 : 15 - group / 2;
-    const float scale = 0.5f * static_cast<float>(group + 1), min = 0.25f * static_cast<float>(group + 33);
+    const float scale = 0.5f * static_cast<float>(group + 1),
+                min = 0.25f * static_cast<float>(group + 33);
     EXPECT_EQ(q4[static_cast<std::size_t>(i)], scale * static_cast<float>(nibble) - min) << i;
     const int value = nibble + (group == 0 || group == 7 ? 16 : 0);
     EXPECT_EQ(q5[static_cast<std::size_t>(i)], scale * static_cast<float>(value) - min) << i;

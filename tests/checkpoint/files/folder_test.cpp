@@ -106,7 +106,8 @@ TEST(Checkpoint, HostileFolders) {
                                 const std::string& shard) {
     expect_index(name, fragment,
                  fmt::format(R"({{"weight_map":{{"a":"{}","b":"model-1.safetensors",
-                             "c":"model-2.safetensors"}}}})", shard));
+                             "c":"model-2.safetensors"}}}})",
+                             shard));
   };
 
   // The folder.
@@ -260,8 +261,8 @@ TEST(WriteWeights, OneFileOrShardsThatOpenAgain) {
     ASSERT_EQ(checkpoint.tensors().size(), entries.size());
     for (const TensorEntry& entry : entries) {
       const TensorEntry& read = checkpoint.tensor(entry.name);
-      EXPECT_TRUE(std::equal(read.bytes.begin(), read.bytes.end(), entry.bytes.begin(),
-                             entry.bytes.end()));
+      EXPECT_TRUE(
+          std::equal(read.bytes.begin(), read.bytes.end(), entry.bytes.begin(), entry.bytes.end()));
     }
     std::size_t num_shards = 0;
     for (const auto& file : fs::directory_iterator(folder.path())) {
@@ -283,9 +284,14 @@ TEST(CopyWithConfig, KeepsEveryOtherByte) {
   write_good(folder);
   std::string noise(5000, '\0');
   for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = static_cast<char>(i * 7919 >> 3);
-  const std::vector<std::string> others = {
-      "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
-      "README.md",      "deep/er/unknown.bin",   ".hidden",             "empty"};
+  const std::vector<std::string> others = {"tokenizer.json",
+                                           "tokenizer_config.json",
+                                           "chat_template.jinja",
+                                           "special_tokens_map.json",
+                                           "README.md",
+                                           "deep/er/unknown.bin",
+                                           ".hidden",
+                                           "empty"};
   for (const std::string& name : others) folder.write(name, name == "empty" ? "" : name + noise);
   const Json config = parse_json(R"({"z": 1, "model_type": "llama", "new": {"k": [1, 2]}})", "x");
   copy_with_config(folder.path(), target / "out", config);

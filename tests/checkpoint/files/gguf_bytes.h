@@ -63,14 +63,14 @@ struct GgufBytes {
     set(key, GgufType::kString, raw_string(value));
   }
   void texts(const std::string& key, const std::vector<std::string>& items) {
-    std::string bytes = raw(static_cast<std::uint32_t>(GgufType::kString)) +
-                        raw<std::uint64_t>(items.size());
+    std::string bytes =
+        raw(static_cast<std::uint32_t>(GgufType::kString)) + raw<std::uint64_t>(items.size());
     for (const std::string& item : items) bytes += raw_string(item);
     set(key, GgufType::kArray, bytes);
   }
   void i32s(const std::string& key, const std::vector<std::int32_t>& items) {
-    std::string bytes = raw(static_cast<std::uint32_t>(GgufType::kI32)) +
-                        raw<std::uint64_t>(items.size());
+    std::string bytes =
+        raw(static_cast<std::uint32_t>(GgufType::kI32)) + raw<std::uint64_t>(items.size());
     for (const std::int32_t item : items) bytes += raw(item);
     set(key, GgufType::kArray, bytes);
   }
@@ -109,7 +109,8 @@ struct GgufBytes {
     }
     std::uint64_t offset = 0;
     for (const Tensor& t : tensors) {
-      bytes += raw_string(t.name) + raw(t.rank.value_or(static_cast<std::uint32_t>(t.shape.size())));
+      bytes +=
+          raw_string(t.name) + raw(t.rank.value_or(static_cast<std::uint32_t>(t.shape.size())));
       for (const std::uint64_t size : t.shape) bytes += raw(size);
       bytes += raw(t.type) + raw(t.offset.value_or(offset));
       offset += padded(t.data.size());

@@ -152,7 +152,8 @@ TEST(GgufFile, HostileFiles) {
   const auto expect_bytes = [&](const std::string& name, const std::string& fragment,
                                 const std::string& bytes) {
     const fs::path path = folder.write("a.gguf", bytes);
-    suite.expect_bad_input(name, fragment, [&] { GgufFile file(path); }, bytes.size());
+    suite.expect_bad_input(
+        name, fragment, [&] { GgufFile file(path); }, bytes.size());
   };
   const auto expect = [&](const std::string& name, const std::string& fragment, auto&& spoil) {
     GgufBytes file = tiny_gguf();
@@ -190,7 +191,8 @@ TEST(GgufFile, HostileFiles) {
   expect("big-endian", "a big-endian file", [](GgufBytes& f) { f.version = 0x03000000; });
   expect("2^64 - 1 tensors", "a number of tensors that fits",
          [](GgufBytes& f) { f.num_tensors = kMax; });
-  expect("2^63 tensors", "a number of tensors that fits", [](GgufBytes& f) { f.num_tensors = k63; });
+  expect("2^63 tensors", "a number of tensors that fits",
+         [](GgufBytes& f) { f.num_tensors = k63; });
   expect("2^64 - 1 keys", "a number of metadata keys that fits",
          [](GgufBytes& f) { f.num_values = kMax; });
   expect("2^32 keys", "a number of metadata keys that fits",
@@ -201,8 +203,10 @@ TEST(GgufFile, HostileFiles) {
   expect_bytes("70,000 tensors", "at most 65536",
                "GGUF" + raw<std::uint32_t>(3) + raw<std::uint64_t>(70000) + raw<std::uint64_t>(0) +
                    std::string(3 << 20, '\1'));
-  expect("one key more than there are", "", [](GgufBytes& f) { f.num_values = f.values.size() + 1; });
-  expect("one key fewer than there are", "", [](GgufBytes& f) { f.num_values = f.values.size() - 1; });
+  expect("one key more than there are", "",
+         [](GgufBytes& f) { f.num_values = f.values.size() + 1; });
+  expect("one key fewer than there are", "",
+         [](GgufBytes& f) { f.num_values = f.values.size() - 1; });
   expect("one tensor more than there are", "",
          [](GgufBytes& f) { f.num_tensors = f.tensors.size() + 1; });
 
@@ -210,7 +214,8 @@ TEST(GgufFile, HostileFiles) {
   expect("empty key", "1 to 255 bytes", [](GgufBytes& f) { f.values[2].key = ""; });
   expect("key of 256 bytes", "1 to 255 bytes",
          [](GgufBytes& f) { f.values[2].key = std::string(256, 'k'); });
-  expect("key in no UTF-8", "a metadata key in UTF-8", [](GgufBytes& f) { f.values[2].key = "a\xff"; });
+  expect("key in no UTF-8", "a metadata key in UTF-8",
+         [](GgufBytes& f) { f.values[2].key = "a\xff"; });
   expect("key twice", "\"llama.block_count\" twice",
          [](GgufBytes& f) { f.values.push_back(f.values[1]); });
   expect_bytes("key of 2^64 - 1 bytes", "the length of a metadata key",
@@ -256,16 +261,16 @@ TEST(GgufFile, HostileFiles) {
   }
   expect("alignment a string", "general.alignment",
          [](GgufBytes& f) { f.text("general.alignment", "32"); });
-  expect("alignment -32", "general.alignment", [](GgufBytes& f) {
-    f.set("general.alignment", GgufType::kI32, raw<std::int32_t>(-32));
-  });
+  expect("alignment -32", "general.alignment",
+         [](GgufBytes& f) { f.set("general.alignment", GgufType::kI32, raw<std::int32_t>(-32)); });
   expect("alignment 4096 where data has 32", "the offset",
          [](GgufBytes& f) { f.u32("general.alignment", 4096); });
 
   // Tensors.
   expect_tensor("empty name", "1 to 255 bytes", {"", {1}, 0, "xxxx", {}, {}});
   expect_tensor("long name", "1 to 255 bytes", {std::string(1000, 'n'), {1}, 0, "xxxx", {}, {}});
-  expect_tensor("name in no UTF-8", "a tensor's name in UTF-8", {"\xed\xa0\x80", {1}, 0, "xxxx", {}, {}});
+  expect_tensor("name in no UTF-8", "a tensor's name in UTF-8",
+                {"\xed\xa0\x80", {1}, 0, "xxxx", {}, {}});
   expect_tensor("name twice", "\"output_norm.weight\" twice",
                 {"output_norm.weight", {1}, 0, "xxxx", {}, {}});
   expect_tensor("rank 0", "1 to 4 dimensions", {"x", {}, 0, "xxxx", {}, {}});
@@ -286,21 +291,23 @@ TEST(GgufFile, HostileFiles) {
   const struct {
     std::uint32_t type;
     const char* name;
-  } kUnread[] = {{4, "type 4"},    {9, "Q8_1"},   {10, "Q2_K"}, {11, "Q3_K"},  {15, "Q8_K"},
-                 {16, "IQ2_XXS"},  {20, "IQ4_NL"}, {23, "IQ4_XS"}, {24, "I8"},  {26, "I32"},
-                 {28, "F64"},      {34, "TQ1_0"}, {39, "MXFP4"}, {99, "type 99"},
-                 {0xFFFFFFFF, "type 4294967295"}};
+  } kUnread[] = {{4, "type 4"},  {9, "Q8_1"},     {10, "Q2_K"},
+                 {11, "Q3_K"},   {15, "Q8_K"},    {16, "IQ2_XXS"},
+                 {20, "IQ4_NL"}, {23, "IQ4_XS"},  {24, "I8"},
+                 {26, "I32"},    {28, "F64"},     {34, "TQ1_0"},
+                 {39, "MXFP4"},  {99, "type 99"}, {0xFFFFFFFF, "type 4294967295"}};
   for (const auto& unread : kUnread) {
     expect_tensor(unread.name, std::string("got ") + unread.name,
                   {"x", {256}, unread.type, std::string(1024, 'x'), {}, {}});
   }
-  expect_tensor("rows of half blocks", "whole blocks of 32", {"x", {48, 2}, 3, std::string(60, 'x'), {}, {}});
+  expect_tensor("rows of half blocks", "whole blocks of 32",
+                {"x", {48, 2}, 3, std::string(60, 'x'), {}, {}});
   expect_tensor("rows of small super-blocks", "whole blocks of 256",
                 {"x", {128, 2}, 12, std::string(144, 'x'), {}, {}});
 
   // Offsets.
-  for (const std::uint64_t offset : {std::uint64_t{1}, std::uint64_t{4}, std::uint64_t{1} << 20, k63,
-                                     kMax, kMax - 31}) {
+  for (const std::uint64_t offset :
+       {std::uint64_t{1}, std::uint64_t{4}, std::uint64_t{1} << 20, k63, kMax, kMax - 31}) {
     expect("offset " + std::to_string(offset), "the offset 0",
            [&](GgufBytes& f) { f.tensors[0].offset = offset; });
   }
@@ -316,7 +323,8 @@ TEST(GgufFile, HostileFiles) {
   const GgufBytes tiny = tiny_gguf();
   const std::string whole = tiny.bytes();
   expect_bytes("no data", "bytes of data", tiny.header());
-  expect_bytes("half the data", "bytes of data", whole.substr(0, (tiny.header().size() + whole.size()) / 2));
+  expect_bytes("half the data", "bytes of data",
+               whole.substr(0, (tiny.header().size() + whole.size()) / 2));
   expect_bytes("the last byte missing", "bytes of data", whole.substr(0, whole.size() - 1));
 }
 
@@ -347,10 +355,10 @@ TEST(GgufFile, EveryTruncationOfTheHeaderIsRefused) {
 TEST(GgufFile, HeaderHasALimit) {
   const TempFolder folder;
   testing::HostileSuite suite("gguf long header");
-  const fs::path path = folder.write(
-      "a", "GGUF" + raw<std::uint32_t>(3) + raw<std::uint64_t>(0) + raw<std::uint64_t>(1) +
-               raw_string("x") + raw<std::uint32_t>(9) +
-               array_of(GgufType::kString, std::uint64_t{1} << 30, ""));
+  const fs::path path =
+      folder.write("a", "GGUF" + raw<std::uint32_t>(3) + raw<std::uint64_t>(0) +
+                            raw<std::uint64_t>(1) + raw_string("x") + raw<std::uint32_t>(9) +
+                            array_of(GgufType::kString, std::uint64_t{1} << 30, ""));
   fs::resize_file(path, std::uint64_t{1} << 40);
   suite.expect_bad_input("a terabyte of empty strings", "the number of items",
                          [&] { GgufFile file(path); });

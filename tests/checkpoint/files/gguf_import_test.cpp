@@ -73,13 +73,15 @@ TEST(ImportGguf, WritesAFolderThatOpens) {
     EXPECT_EQ(checkpoint.has("model.layers.0.self_attn.q_proj.bias"), architecture == "qwen2");
     EXPECT_EQ(checkpoint.has("model.layers.0.self_attn.q_norm.weight"), architecture == "qwen3");
     EXPECT_FALSE(checkpoint.has("lm_head.weight"));
-    EXPECT_EQ(checkpoint.tensor("model.embed_tokens.weight").shape, (std::vector<std::int64_t>{8, 64}));
+    EXPECT_EQ(checkpoint.tensor("model.embed_tokens.weight").shape,
+              (std::vector<std::int64_t>{8, 64}));
     EXPECT_EQ(checkpoint.tensor("model.layers.0.mlp.down_proj.weight").shape,
               (std::vector<std::int64_t>{64, 96}));
     std::set<std::string> names;
     for (const auto& entry : fs::directory_iterator(out)) names.insert(entry.path().filename());
-    EXPECT_EQ(names, (std::set<std::string>{"config.json", "generation_config.json", "model.safetensors",
-                                            "tokenizer.json", "tokenizer_config.json"}));
+    EXPECT_EQ(names,
+              (std::set<std::string>{"config.json", "generation_config.json", "model.safetensors",
+                                     "tokenizer.json", "tokenizer_config.json"}));
   }
 }
 
@@ -91,7 +93,8 @@ TEST(ImportGguf, PutsTheRowsOfLlamaHeadsBack) {
     import_gguf(folder.write("a.gguf", bytes.bytes()), folder / architecture, {});
     const Checkpoint checkpoint(folder / architecture);
     for (const auto& [letter, num_heads] : {std::pair{"q", 4}, std::pair{"k", 2}}) {
-      const auto from = source_values(bytes.tensor_named(fmt::format("blk.0.attn_{}.weight", letter)));
+      const auto from =
+          source_values(bytes.tensor_named(fmt::format("blk.0.attn_{}.weight", letter)));
       const auto to = floats_of(
           checkpoint.tensor(fmt::format("model.layers.0.self_attn.{}_proj.weight", letter)));
       ASSERT_EQ(from.size(), to.size());
@@ -138,7 +141,8 @@ TEST(ImportGguf, TakesBiasesAndAnOutputOfItsOwn) {
   EXPECT_EQ(checkpoint.config()["attention_bias"], true);
   EXPECT_EQ(checkpoint.config()["mlp_bias"], true);
   EXPECT_EQ(checkpoint.config()["tie_word_embeddings"], false);
-  EXPECT_EQ(floats_of(checkpoint.tensor("lm_head.weight")), source_values(bytes.tensor_named("output.weight")));
+  EXPECT_EQ(floats_of(checkpoint.tensor("lm_head.weight")),
+            source_values(bytes.tensor_named("output.weight")));
   const auto q = floats_of(checkpoint.tensor("model.layers.0.self_attn.q_proj.bias"));
   EXPECT_EQ(q[0], 0);
   EXPECT_EQ(q[1], 2);
@@ -180,7 +184,8 @@ TEST(ImportGguf, ReadsRopeScaling) {
     const GgufFile file(folder.write("a.gguf", bytes.bytes()));
     return map_gguf_model(file).config["rope_scaling"];
   };
-  EXPECT_TRUE(scaling_of([](GgufBytes& b) { b.text("llama.rope.scaling.type", "none"); }).is_null());
+  EXPECT_TRUE(
+      scaling_of([](GgufBytes& b) { b.text("llama.rope.scaling.type", "none"); }).is_null());
   EXPECT_EQ(scaling_of([](GgufBytes& b) {
               b.text("llama.rope.scaling.type", "linear");
               b.f32("llama.rope.scaling.factor", 2.5f);
@@ -237,9 +242,10 @@ TEST(GgufTokenizer, KeepsIdsKindsAndMerges) {
 
 TEST(GgufTokenizer, KnowsThePreTokenizers) {
   GgufBytes bytes = tiny_gguf();
-  EXPECT_EQ(tokenizer_of(bytes)["pre_tokenizer"].dump(),
-            R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},)"
-            R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}]})");
+  EXPECT_EQ(
+      tokenizer_of(bytes)["pre_tokenizer"].dump(),
+      R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},)"
+      R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}]})");
   for (const char* name : {"gpt-2", "default"}) {
     bytes.text("tokenizer.ggml.pre", name);
     EXPECT_EQ(tokenizer_of(bytes)["pre_tokenizer"]["type"], "ByteLevel");
@@ -313,13 +319,15 @@ TEST(ImportGguf, HostileModels) {
   }
   expect("2^31 - 1 layers", "blk.1.attn_norm.weight",
          [](GgufBytes& b) { b.u32("llama.block_count", 0x7FFFFFFF); });
-  expect("hidden of another size", "shape", [](GgufBytes& b) { b.u32("llama.embedding_length", 128); });
+  expect("hidden of another size", "shape",
+         [](GgufBytes& b) { b.u32("llama.embedding_length", 128); });
   expect("2^31 - 2 heads of 2^31 - 2", "shape", [](GgufBytes& b) {
     b.u32("llama.attention.head_count", 0x7FFFFFFE);
     b.u32("llama.attention.head_count_kv", 0x7FFFFFFE);
     b.u32("llama.attention.key_length", 0x7FFFFFFE);
   });
-  expect("3 key heads of 4", "a divisor", [](GgufBytes& b) { b.u32("llama.attention.head_count_kv", 3); });
+  expect("3 key heads of 4", "a divisor",
+         [](GgufBytes& b) { b.u32("llama.attention.head_count_kv", 3); });
   expect("7 heads of 64", "a divisor of", [](GgufBytes& b) {
     b.u32("llama.attention.head_count", 7);
     b.u32("llama.attention.head_count_kv", 7);
@@ -333,7 +341,8 @@ TEST(ImportGguf, HostileModels) {
   expect("experts", "llama.expert_count", [](GgufBytes& b) { b.u32("llama.expert_count", 8); });
   expect("a sliding window", "llama.attention.sliding_window",
          [](GgufBytes& b) { b.u32("llama.attention.sliding_window", 4096); });
-  expect("another vocabulary", "llama.vocab_size", [](GgufBytes& b) { b.u32("llama.vocab_size", 9); });
+  expect("another vocabulary", "llama.vocab_size",
+         [](GgufBytes& b) { b.u32("llama.vocab_size", 9); });
   expect("a key that could mean anything", "llama.logit_scale",
          [](GgufBytes& b) { b.f32("llama.logit_scale", 2); });
   // Numbers.
@@ -357,9 +366,8 @@ TEST(ImportGguf, HostileModels) {
   });
   expect("divisors of another model", "Llama 3's divisors",
          [](GgufBytes& b) { b.tensor("rope_freqs.weight", {8}); });
-  expect("divisors of NaN", "Llama 3's divisors", [](GgufBytes& b) {
-    b.tensor("rope_freqs.weight", {8}).data = std::string(32, '\xff');
-  });
+  expect("divisors of NaN", "Llama 3's divisors",
+         [](GgufBytes& b) { b.tensor("rope_freqs.weight", {8}).data = std::string(32, '\xff'); });
   expect("divisors of another size", "rope_freqs.weight",
          [](GgufBytes& b) { b.tensor("rope_freqs.weight", {32}); });
   expect("divisors beside a scaling", "rope.scaling.type", [](GgufBytes& b) {
@@ -394,27 +402,36 @@ TEST(ImportGguf, HostileModels) {
       }
     });
   }
-  expect("a tensor of nobody", "\"blk.1.attn_q.weight\"",
-         [](GgufBytes& b) { b.tensor("blk.1.attn_q.weight", {64, 64}); });
-  expect("experts' tensors", "ffn_gate_inp", [](GgufBytes& b) { b.tensor("blk.0.ffn_gate_inp.weight", {64, 8}); });
-  expect("one bias of four", "attn_k.bias", [](GgufBytes& b) { b.tensor("blk.0.attn_q.bias", {64}); });
-  expect("a bias that q lacks", "attn_v.bias", [](GgufBytes& b) { b.tensor("blk.0.attn_v.bias", {32}); });
+  expect("a tensor of nobody", "\"blk.1.attn_q.weight\"", [](GgufBytes& b) {
+    b.tensor("blk.1.attn_q.weight", {64, 64});
+  });
+  expect("experts' tensors", "ffn_gate_inp", [](GgufBytes& b) {
+    b.tensor("blk.0.ffn_gate_inp.weight", {64, 8});
+  });
+  expect("one bias of four", "attn_k.bias",
+         [](GgufBytes& b) { b.tensor("blk.0.attn_q.bias", {64}); });
+  expect("a bias that q lacks", "attn_v.bias",
+         [](GgufBytes& b) { b.tensor("blk.0.attn_v.bias", {32}); });
   expect("a quantised bias", "Q8_0", [](GgufBytes& b) {
     b.tensor("blk.0.attn_q.bias", {64}, GgmlType::kQ8_0);
     b.tensor("blk.0.attn_k.bias", {32});
   });
-  expect("qwen2 without biases", "attn_q.bias", [](GgufBytes& b) { b.remove_tensor("blk.0.attn_q.bias"); },
-         "qwen2");
-  expect("qwen3 without norms", "attn_q_norm", [](GgufBytes& b) { b.remove_tensor("blk.0.attn_q_norm.weight"); },
-         "qwen3");
-  expect("llama with norms", "attn_q_norm", [](GgufBytes& b) { b.tensor("blk.0.attn_q_norm.weight", {16}); });
-  expect("beyond fp16", "--dtype bf16",
-         [](GgufBytes& b) {
-           std::string& data = b.tensor_named("output_norm.weight").data;
-           const float large = 1e6f;
-           std::memcpy(data.data() + 8, &large, sizeof large);
-         },
-         "llama", ImportDType::kF16);
+  expect(
+      "qwen2 without biases", "attn_q.bias",
+      [](GgufBytes& b) { b.remove_tensor("blk.0.attn_q.bias"); }, "qwen2");
+  expect(
+      "qwen3 without norms", "attn_q_norm",
+      [](GgufBytes& b) { b.remove_tensor("blk.0.attn_q_norm.weight"); }, "qwen3");
+  expect("llama with norms", "attn_q_norm",
+         [](GgufBytes& b) { b.tensor("blk.0.attn_q_norm.weight", {16}); });
+  expect(
+      "beyond fp16", "--dtype bf16",
+      [](GgufBytes& b) {
+        std::string& data = b.tensor_named("output_norm.weight").data;
+        const float large = 1e6f;
+        std::memcpy(data.data() + 8, &large, sizeof large);
+      },
+      "llama", ImportDType::kF16);
 
   // The tokenizer.
   for (const char* name : {"llama", "bert", "t5", "none", ""}) {
@@ -429,9 +446,11 @@ TEST(ImportGguf, HostileModels) {
     return [texts](GgufBytes& b) { b.texts("tokenizer.ggml.tokens", texts); };
   };
   expect("no tokens", "1 to 8 tokens", tokens({}));
-  expect("more tokens than rows", "1 to 8 tokens", tokens({"1", "2", "3", "4", "5", "6", "7", "8", "9"}));
+  expect("more tokens than rows", "1 to 8 tokens",
+         tokens({"1", "2", "3", "4", "5", "6", "7", "8", "9"}));
   expect("a token twice", "\"a\" twice", tokens({"<|end|>", "a", "b", "ab", "a", "abc", "t", "p"}));
-  expect("a token in no UTF-8", "tokens[2]", tokens({"<|end|>", "a", "\xff", "ab", "c", "abc", "t", "p"}));
+  expect("a token in no UTF-8", "tokens[2]",
+         tokens({"<|end|>", "a", "\xff", "ab", "c", "abc", "t", "p"}));
   const auto kinds = [](std::vector<std::int32_t> values) {
     return [values](GgufBytes& b) { b.i32s("tokenizer.ggml.token_type", values); };
   };
@@ -439,9 +458,11 @@ TEST(ImportGguf, HostileModels) {
   expect("kind 0", "token_type[6]", kinds({3, 1, 1, 1, 1, 1, 0, 5}));
   expect("kind 6", "token_type[0]", kinds({6, 1, 1, 1, 1, 1, 4, 5}));
   expect("kind -1", "token_type[7]", kinds({3, 1, 1, 1, 1, 1, 4, -1}));
-  for (const char* merge : {"", " ", "ab", "a  b", "a b c", " ab", "ab ", "a z", "b a", "a [PAD7]"}) {
-    expect(fmt::format("merge '{}'", merge), "merges[1]",
-           [&](GgufBytes& b) { b.texts("tokenizer.ggml.merges", {"a b", merge}); });
+  for (const char* merge :
+       {"", " ", "ab", "a  b", "a b c", " ab", "ab ", "a z", "b a", "a [PAD7]"}) {
+    expect(fmt::format("merge '{}'", merge), "merges[1]", [&](GgufBytes& b) {
+      b.texts("tokenizer.ggml.merges", {"a b", merge});
+    });
   }
   for (const char* key : {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                           "tokenizer.ggml.unknown_token_id", "tokenizer.ggml.padding_token_id"}) {
@@ -454,9 +475,12 @@ TEST(ImportGguf, HostileModels) {
     b.flag("tokenizer.ggml.add_bos_token", true);
     b.remove("tokenizer.ggml.bos_token_id");
   });
-  expect("add_bos a number", "add_bos_token", [](GgufBytes& b) { b.u32("tokenizer.ggml.add_bos_token", 1); });
-  expect("template an array", "chat_template", [](GgufBytes& b) { b.texts("tokenizer.chat_template", {"x"}); });
-  expect("template in no UTF-8", "chat_template", [](GgufBytes& b) { b.text("tokenizer.chat_template", "\xc3"); });
+  expect("add_bos a number", "add_bos_token",
+         [](GgufBytes& b) { b.u32("tokenizer.ggml.add_bos_token", 1); });
+  expect("template an array", "chat_template",
+         [](GgufBytes& b) { b.texts("tokenizer.chat_template", {"x"}); });
+  expect("template in no UTF-8", "chat_template",
+         [](GgufBytes& b) { b.text("tokenizer.chat_template", "\xc3"); });
 
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1) << "something was left";
 }

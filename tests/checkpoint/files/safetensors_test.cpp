@@ -32,8 +32,8 @@ std::string as_text(std::span<const std::byte> bytes) {
 // "name":{"dtype":...,"shape":[...],"data_offsets":[...]}
 std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
                    const std::string& offsets) {
-  return fmt::format(R"("{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{}]}})", name, dtype, shape,
-                     offsets);
+  return fmt::format(R"("{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{}]}})", name, dtype,
+                     shape, offsets);
 }
 
 TEST(Safetensors, ReadsWhatItWrote) {
@@ -93,7 +93,8 @@ TEST(Safetensors, HostileFiles) {
   const auto expect = [&](const std::string& name, const std::string& fragment,
                           const std::string& bytes) {
     const fs::path path = folder.write("a.safetensors", bytes);
-    suite.expect_bad_input(name, fragment, [&] { SafetensorsFile file(path); }, bytes.size());
+    suite.expect_bad_input(
+        name, fragment, [&] { SafetensorsFile file(path); }, bytes.size());
   };
   const auto expect_header = [&](const std::string& name, const std::string& fragment,
                                  const std::string& header, std::size_t num_data_bytes = 4) {
@@ -113,9 +114,11 @@ TEST(Safetensors, HostileFiles) {
   expect("one byte too long", "a header of at most 2 bytes", with_header_length(3, "{}"));
   expect("length 2^64 - 1", "a header of at most", with_header_length(~std::uint64_t{0}, good));
   expect("length 2^63", "a header of at most", with_header_length(std::uint64_t{1} << 63, good));
-  expect("length that wraps", "a header of at most", with_header_length(~std::uint64_t{0} - 7, good));
+  expect("length that wraps", "a header of at most",
+         with_header_length(~std::uint64_t{0} - 7, good));
   expect("length one short", "valid JSON", with_header_length(good.size() - 1, good + "xxxx"));
-  expect("length into the data", "in order and within", with_header_length(good.size() + 2, good + "xxxx"));
+  expect("length into the data", "in order and within",
+         with_header_length(good.size() + 2, good + "xxxx"));
 
   // What the header is.
   expect_header("text", "begins with '{'", "hello");
@@ -125,7 +128,8 @@ TEST(Safetensors, HostileFiles) {
   expect_header("open brace", "valid JSON", "{");
   expect_header("two objects", "valid JSON", good + good);
   expect_header("NUL padding", "a NUL", good + std::string(3, '\0'));
-  expect_header("invalid UTF-8 in a name", "valid JSON", "{" + tensor("\xff", "F32", "1", "0,4") + "}");
+  expect_header("invalid UTF-8 in a name", "valid JSON",
+                "{" + tensor("\xff", "F32", "1", "0,4") + "}");
   expect_header("overlong UTF-8", "valid JSON", "{" + tensor("\xC0\x80", "F32", "1", "0,4") + "}");
   expect_header("trailing comma", "valid JSON", good.substr(0, good.size() - 1) + ",}");
   expect_header("deep array", "whole numbers",
@@ -142,9 +146,11 @@ TEST(Safetensors, HostileFiles) {
 
   // Names.
   expect_header("name twice", "\"a\" twice",
-                "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("a", "F32", "1", "4,8") + "}", 8);
-  expect_header("name twice by escape", "\"a\" twice",
-                "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("\\u0061", "F32", "1", "4,8") + "}", 8);
+                "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("a", "F32", "1", "4,8") + "}",
+                8);
+  expect_header(
+      "name twice by escape", "\"a\" twice",
+      "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("\\u0061", "F32", "1", "4,8") + "}", 8);
   expect_header("metadata twice", "__metadata__", R"({"__metadata__":{},"__metadata__":{}})", 0);
   expect_header("metadata of numbers", "__metadata__", R"({"__metadata__":{"a":1}})", 0);
   expect_header("metadata nested", "__metadata__", R"({"__metadata__":{"a":{"b":"c"}}})", 0);
@@ -181,11 +187,16 @@ TEST(Safetensors, HostileFiles) {
                 "{" + tensor("a", "F32", "9223372036854775808", "0,4") + "}");
   expect_header("rank 9", "at most 8", "{" + tensor("a", "F32", "1,1,1,1,1,1,1,1,1", "0,4") + "}");
   expect_header("rank of a million", "at most 8",
-                "{" + tensor("a", "F32", [] {
-                  std::string ones = "1";
-                  for (int i = 0; i < 1000000; ++i) ones += ",1";
-                  return ones;
-                }(), "0,4") + "}");
+                "{" +
+                    tensor(
+                        "a", "F32",
+                        [] {
+                          std::string ones = "1";
+                          for (int i = 0; i < 1000000; ++i) ones += ",1";
+                          return ones;
+                        }(),
+                        "0,4") +
+                    "}");
   expect_header("size wraps to 4", "below 2^64",
                 "{" + tensor("a", "F32", "4611686018427387905", "0,4") + "}");
   expect_header("product wraps to 0", "below 2^64",
@@ -200,13 +211,17 @@ TEST(Safetensors, HostileFiles) {
   expect_header("three offsets", "two data_offsets", "{" + tensor("a", "F32", "1", "0,4,8") + "}");
   expect_header("negative offset", "whole numbers", "{" + tensor("a", "F32", "1", "-4,0") + "}");
   expect_header("float offset", "whole numbers", "{" + tensor("a", "F32", "1", "0,4e0") + "}");
-  expect_header("offsets in an array", "whole numbers", "{" + tensor("a", "F32", "1", "[0,4]") + "}");
-  expect_header("end before begin", "in order and within", "{" + tensor("a", "F32", "1", "4,0") + "}");
-  expect_header("beyond the file", "in order and within", "{" + tensor("a", "F32", "2", "0,8") + "}");
+  expect_header("offsets in an array", "whole numbers",
+                "{" + tensor("a", "F32", "1", "[0,4]") + "}");
+  expect_header("end before begin", "in order and within",
+                "{" + tensor("a", "F32", "1", "4,0") + "}");
+  expect_header("beyond the file", "in order and within",
+                "{" + tensor("a", "F32", "2", "0,8") + "}");
   expect_header("end 2^64 - 1", "in order and within",
                 "{" + tensor("a", "F32", "1", "18446744073709551611,18446744073709551615") + "}");
   expect_header("too few bytes", "8 bytes for F32 [2]", "{" + tensor("a", "F32", "2", "0,4") + "}");
-  expect_header("too many bytes", "4 bytes for F32 [1]", "{" + tensor("a", "F32", "1", "0,8") + "}", 8);
+  expect_header("too many bytes", "4 bytes for F32 [1]", "{" + tensor("a", "F32", "1", "0,8") + "}",
+                8);
   expect_header("bytes for an empty tensor", "0 bytes for F32 [0]",
                 "{" + tensor("a", "F32", "0", "0,4") + "}");
   expect_header("data without tensors", "up to the end", "{}");
@@ -215,13 +230,16 @@ TEST(Safetensors, HostileFiles) {
   expect_header("gap at the beginning", "begins at byte 0",
                 "{" + tensor("a", "F32", "1", "4,8") + "}", 8);
   expect_header("gap between", "begins at byte 4",
-                "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("b", "F32", "1", "8,12") + "}", 12);
+                "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("b", "F32", "1", "8,12") + "}",
+                12);
   expect_header("overlap", "an overlap",
-                "{" + tensor("a", "F32", "2", "0,8") + "," + tensor("b", "F32", "2", "4,12") + "}", 12);
+                "{" + tensor("a", "F32", "2", "0,8") + "," + tensor("b", "F32", "2", "4,12") + "}",
+                12);
   expect_header("the same place twice", "an overlap",
                 "{" + tensor("a", "F32", "1", "0,4") + "," + tensor("b", "F32", "1", "0,4") + "}");
   expect_header("inside another", "an overlap",
-                "{" + tensor("a", "U8", "12", "0,12") + "," + tensor("b", "F32", "1", "4,8") + "}", 12);
+                "{" + tensor("a", "U8", "12", "0,12") + "," + tensor("b", "F32", "1", "4,8") + "}",
+                12);
   expect_header("empty tensor in the middle of another", "an overlap",
                 "{" + tensor("a", "U8", "4", "0,4") + "," + tensor("b", "U8", "0", "2,2") + "}");
 
@@ -247,7 +265,8 @@ TEST(Safetensors, HeaderLengthHasALimit) {
   const fs::path path = folder.write("a", with_header_length(100'000'001, "{"));
   fs::resize_file(path, 200'000'000);
   testing::HostileSuite suite("long header");
-  suite.expect_bad_input("over the limit", "at most 100000000", [&] { SafetensorsFile file(path); });
+  suite.expect_bad_input("over the limit", "at most 100000000",
+                         [&] { SafetensorsFile file(path); });
   folder.write("a", with_header_length(100'000'000, "{"));
   fs::resize_file(path, 200'000'000);
   suite.expect_bad_input("at the limit, of zeros", "a NUL at byte 1",
@@ -262,7 +281,8 @@ TEST(Safetensors, EveryTruncationIsRefused) {
   testing::HostileSuite suite("safetensors truncated");
   for (std::size_t size = 0; size < whole.size(); ++size) {
     const fs::path path = folder.write("a", whole.substr(0, size));
-    suite.expect_bad_input(std::to_string(size), path.string(), [&] { SafetensorsFile file(path); });
+    suite.expect_bad_input(std::to_string(size), path.string(),
+                           [&] { SafetensorsFile file(path); });
   }
 }
 

@@ -11,7 +11,8 @@
 // are cut into tiles of at most the kernel's kRows.
 namespace loza::attention::cuda {
 
-// Clusters of an item that can be merged.
+// Blocks of a cluster, and clusters of an item, that can be merged.
+inline constexpr int kMostBlocks = 16;
 inline constexpr int kMostClusters = 64;
 
 // What the decode kernel is launched with.
@@ -22,26 +23,26 @@ struct DecodeArgs {
 
   const void* q;  // [B * q_len, H, D]
   std::int64_t q_token_stride, q_head_stride;
-  void* out;      // [B * q_len, H, V]
+  void* out;  // [B * q_len, H, V]
   std::int64_t out_token_stride, out_head_stride;
-  float* lse;     // [B * q_len, H] or null
+  float* lse;  // [B * q_len, H] or null
 
   const std::int32_t* page_table;  // [B, table_stride]
   std::int64_t table_stride;
-  const std::int64_t* lengths;     // [B]
+  const std::int64_t* lengths;  // [B]
   int sink_pages, ring_pages;
 
   int q_len, num_heads, num_key_heads, group_size;  // group_size = H / G
   int num_row_tiles, rows_per_tile;
-  int num_clusters;                  // of one (sequence, key head, row tile), an "item"
+  int num_clusters;  // of one (sequence, key head, row tile), an "item"
   PagePattern pattern;
-  float scale_log2;                  // scale * log2(e)
-  bool stable_prefix;                // see Inputs in decode.h
+  float scale_log2;    // scale * log2(e)
+  bool stable_prefix;  // see Inputs in decode.h
 
   // With several clusters an item, in the workspace; item = (b * G + g) * num_row_tiles + tile.
   std::uint32_t* counters;  // [items, cluster_size], 0 between launches
   float2* partial_stats;    // [items, cluster_size, num_clusters, kRows] (max, sum)
-  float* partial_out;       // [items, cluster_size, num_clusters, kRows, V / cluster_size]
+  float* partial_out;       // [items, num_clusters, kRows, V]
 };
 
 }  // namespace loza::attention::cuda

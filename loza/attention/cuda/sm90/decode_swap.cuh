@@ -23,7 +23,6 @@
 namespace loza::attention::cuda {
 
 inline constexpr int kConsumerThreads = 256;
-inline constexpr int kMostBlocks = 16;  // of a cluster
 
 // A partial softmax of a row is (max, sum) and the output as summed: relative to max, not
 // divided by sum. This takes the place of the queries at the end.
@@ -52,8 +51,9 @@ struct SwapShape {
   static constexpr int kSubTileBytes = kPageLen * kRowBytes;
   static constexpr int kPageBytes = kPageTiles * kSubTileBytes;
   static constexpr int kQSubTileBytes = kRows * kRowBytes;
-  static constexpr int kQBytes = kQkTiles * kQSubTileBytes > static_cast<int>(sizeof(MergeScratch<kRows>))
-                                     ? kQkTiles * kQSubTileBytes
+  static constexpr int kQBytes = kQkTiles * kQSubTileBytes >
+                                         static_cast<int>(sizeof(MergeScratch<kRows>))
+                                     ? kQkTiles* kQSubTileBytes
                                      : static_cast<int>(sizeof(MergeScratch<kRows>));
 
   // Keys arrive in parts, each with its own barrier, so that the first product starts early.
@@ -74,6 +74,8 @@ struct SwapShape {
   // fp32 rows of a block's output: 4 mod 32 words long, so that neither the fragments' columns
   // nor the merge's rows meet bank conflicts.
   static constexpr int kBlockOutCols = kVSize + 4;
+  // Slices are whole vectors of 4, so that those of all blocks may exceed the row.
+  static constexpr int kReceivedCols = kVSize + 4 * kMostBlocks;
 
   static_assert(kRows % 8 == 0 && kRows <= 32, "the output of a page must fit in registers");
   static_assert(kQkSize % kSubTileCols == 0 && kVSize % kSubTileCols == 0,
@@ -88,7 +90,7 @@ struct SwapShared {
     alignas(kSubTileAlign) std::uint8_t pages[Shape::kStages][Shape::kPageBytes];
     struct {
       float block_out[Shape::kRows][Shape::kBlockOutCols];
-      float received_out[Shape::kRows * Shape::kVSize];  // [blocks, kRows, slice]
+      float received_out[Shape::kRows * Shape::kReceivedCols];  // [blocks, kRows, slice]
     };
   };
   union {
@@ -112,9 +114,18 @@ struct SwapShared {
 // The named barriers of the block.
 enum BarrierId { kConsumer0 = 1, kConsumer1, kAllConsumers };
 
-__device__ __forceinline__ void sync_consumers() {
-  ptx::sync<kAllConsumers, kConsumerThreads>();
-}
+__device__ __forceinline__ void sync_consumers() { ptx::sync<kAllConsumers, kConsumerThreads>(); }
+
+// Division by multiplication, exact while number * divisor < 2^32. REQUIRES: divisor >= 2.
+struct Divisor {
+  unsigned inverse;
+
+  __device__ __forceinline__ explicit Divisor(unsigned divisor)
+      : inverse(0xFFFFFFFFu / divisor + 1) {}
+  __device__ __forceinline__ int divide(unsigned number) const {
+    return static_cast<int>(__umulhi(number, inverse));
+  }
+};
 
 // Division by numbers that are mostly 1 and always small.
 __device__ __forceinline__ unsigned divide(unsigned number, unsigned divisor) {
@@ -149,9 +160,9 @@ __device__ __forceinline__ SwapItem find_item(const DecodeArgs& args) {
 struct SwapWork {
   int length;
   VisiblePages visible;
-  Share pages;             // of visible
-  int num_consumers;       // that have pages in some block of the item
-  int num_clusters;        // that have pages; at least one, which stores the zeros of none
+  Share pages;        // of visible
+  int num_consumers;  // that have pages in some block of the item
+  int num_clusters;   // that have pages; at least one, which stores the zeros of none
 };
 
 __device__ __forceinline__ SwapWork find_work(const DecodeArgs& args, const SwapItem& item) {
@@ -294,8 +305,7 @@ __device__ __forceinline__ constexpr int fragment_index(int column, int half) {
 template <typename Shape>
 struct Queries {
   static constexpr int kChunks = Shape::kQkSize * 2 / kChunkBytes;
-  static constexpr int kRounds =
-      (Shape::kRows * kChunks + kConsumerThreads - 1) / kConsumerThreads;
+  static constexpr int kRounds = (Shape::kRows * kChunks + kConsumerThreads - 1) / kConsumerThreads;
 
   uint4 chunks[kRounds];
 
@@ -463,8 +473,8 @@ __device__ __forceinline__ void exponentiate(SwapState<Shape>& state,
 
 // O^T [V, kRows] += V^T P^T.
 template <typename Shape>
-__device__ __forceinline__ void multiply_values(SwapState<Shape>& state,
-                                                SwapShared<Shape>& shared, int stage) {
+__device__ __forceinline__ void multiply_values(SwapState<Shape>& state, SwapShared<Shape>& shared,
+                                                int stage) {
   const std::uint8_t* page = shared.pages[stage];
   const Descriptor values =
       sub_tile_descriptor(ptx::shared_address(page + Shape::kFirstVTile * Shape::kSubTileBytes));
@@ -509,8 +519,8 @@ __device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const Dec
     bool grows = false;
 #pragma unroll
     for (int c = 0; c < Shape::kRows / 4; ++c) {
-      grows |= fmaxf(scores[fragment_index(c, 0)], scores[fragment_index(c, 1)]) >
-               state.max[c] + kLag;
+      grows |=
+          fmaxf(scores[fragment_index(c, 0)], scores[fragment_index(c, 1)]) > state.max[c] + kLag;
     }
     // Also: all warps are done with the keys, whose place P takes.
     if (ptx::sync_any(self.barrier(), Shape::kWarpgroup, grows)) {
@@ -572,8 +582,7 @@ __device__ __forceinline__ void visit_outs(SwapState<Shape>& state, SwapShared<S
 
 template <typename Shape>
 __device__ __forceinline__ void share_stats(const SwapState<Shape>& state,
-                                            SwapShared<Shape>& shared,
-                                            const ConsumerThread& self) {
+                                            SwapShared<Shape>& shared, const ConsumerThread& self) {
 #pragma unroll
   for (int c = 0; c < Shape::kRows / 4; ++c) {
     float sum = state.sum[c];
@@ -647,18 +656,29 @@ __device__ __forceinline__ void merge_consumers(SwapState<Shape>& state, SwapSha
 // Rows are dealt to them in the merges below.
 inline constexpr int kConsumerWarps = kConsumerThreads / 32;
 
+// The part of the V output elements that a block of the cluster merges: all blocks the same
+// number of vectors of 4, the last ones less or none.
+struct Slice {
+  int stride, begin, size;  // elements; stride is the size of a full slice
+};
+
+template <typename Shape>
+__device__ __forceinline__ Slice slice_of(int cluster_size, int rank) {
+  const int stride = (Shape::kVSize / 4 + cluster_size - 1) / cluster_size * 4;
+  const int begin = min(rank * stride, Shape::kVSize);
+  return {stride, begin, min(stride, Shape::kVSize - begin)};
+}
+
 // Sends every block of the cluster this block's stats and its slice of the output.
 template <typename Shape>
 __device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const SwapItem& item,
-                                            int thread) {
+                                            const Slice& own, int thread) {
   constexpr int kRowVectors = Shape::kVSize / 4;
-  const int slice_vectors = kRowVectors / item.cluster_size;
-  const int shift = __ffs(slice_vectors) - 1;
   const int warp = thread / 32, lane = thread % 32;
   if (thread == 0) {
     ptx::arrive_expecting(&shared.stats_received,
                           item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2)));
-    ptx::arrive_expecting(&shared.out_received, item.num_rows * Shape::kVSize * 4);
+    ptx::arrive_expecting(&shared.out_received, item.num_rows * item.cluster_size * own.size * 4);
   }
   for (int row = warp; row < item.num_rows; row += kConsumerWarps) {
     if (lane < item.cluster_size) {
@@ -666,14 +686,15 @@ __device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const Swa
                 ptx::peer_address(&shared.stats_received, lane), block_stats(shared, row));
     }
   }
+  const Divisor by_stride(own.stride);
 #pragma unroll 4
   for (int i = thread; i < item.num_rows * kRowVectors; i += kConsumerThreads) {
-    const int row = i / kRowVectors, vector = i % kRowVectors;
-    const int rank = vector >> shift, slice_vector = vector & (slice_vectors - 1);
-    const float* place = shared.received_out +
-                         4 * ((item.rank * Shape::kRows + row) * slice_vectors + slice_vector);
+    const int row = i / kRowVectors, column = 4 * (i % kRowVectors);
+    const int rank = by_stride.divide(column);
+    const float* place = shared.received_out + (item.rank * Shape::kRows + row) * own.stride +
+                         column - rank * own.stride;
     ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.out_received, rank),
-              *reinterpret_cast<const float4*>(&shared.block_out[row][4 * vector]));
+              *reinterpret_cast<const float4*>(&shared.block_out[row][column]));
   }
 }
 
@@ -756,13 +777,13 @@ __device__ __forceinline__ Floats<kWidth> load_floats(const float* place) {
 // The other half: store(row, column, output) for every kWidth elements of rows of num_cols.
 // Partials are added in order.
 template <int kWidth, int kRows, typename Source, typename Store>
-__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch,
-                                           const Source& source, int num_rows, int num_cols,
-                                           int thread, const Store& store) {
-  const int shift = __ffs(num_cols) - 1;  // a power of two
+__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, const Source& source,
+                                           int num_rows, int num_cols, int thread,
+                                           const Store& store) {
+  const Divisor by_cols(max(num_cols, 2));
 #pragma unroll Source::kItemsInFlight
-  for (int i = kWidth * thread; i < num_rows << shift; i += kWidth * kConsumerThreads) {
-    const int row = i >> shift, column = i & (num_cols - 1);
+  for (int i = kWidth * thread; i < num_rows * num_cols; i += kWidth * kConsumerThreads) {
+    const int row = by_cols.divide(i), column = i - row * num_cols;
     Floats<kWidth> sum = {};
 #pragma unroll Source::kInFlight
     for (int partial = 0; partial < source.num_partials; ++partial) {
@@ -777,9 +798,9 @@ __device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch,
 
 // As wide as leaves no thread without work.
 template <int kRows, typename Source, typename Store>
-__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch,
-                                           const Source& source, int num_rows, int num_cols,
-                                           int thread, const Store& store) {
+__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, const Source& source,
+                                           int num_rows, int num_cols, int thread,
+                                           const Store& store) {
   const int size = num_rows * num_cols;
   if (size <= kConsumerThreads) {
     merge_outs<1>(scratch, source, num_rows, num_cols, thread, store);
@@ -813,15 +834,15 @@ struct BlockPartials {
   static constexpr bool kIsNormalized = false;
 
   const SwapShared<Shape>& shared;
-  int num_partials, slice_cols;
+  int num_partials, slice_stride;
 
   __device__ __forceinline__ float2 stats(int partial, int row) const {
     return shared.merge.received_stats[partial][row];
   }
   template <int kWidth>
   __device__ __forceinline__ Floats<kWidth> out(int partial, int row, int column) const {
-    return load_floats<kWidth>(shared.received_out +
-                               (partial * Shape::kRows + row) * slice_cols + column);
+    return load_floats<kWidth>(shared.received_out + (partial * Shape::kRows + row) * slice_stride +
+                               column);
   }
 };
 
@@ -831,20 +852,22 @@ struct ClusterPartials {
   static constexpr int kMostPartials = kMostClusters, kInFlight = 8, kItemsInFlight = 1;
   static constexpr bool kIsNormalized = true;
 
-  float2* all_stats;  // [clusters, kRows]
-  float* all_out;     // [clusters, kRows, slice_cols]
-  int num_partials, slice_cols;
+  float2* all_stats;  // [clusters, kRows], of this block alone
+  float* all_out;     // [clusters, kRows, V], from the slice's first element
+  int num_partials;
 
   __device__ __forceinline__ ClusterPartials(const DecodeArgs& args, const SwapItem& item,
-                                             int num_partials)
-      : num_partials(num_partials), slice_cols(Shape::kVSize / item.cluster_size) {
-    const std::int64_t slice =
+                                             const Slice& slice, int num_partials)
+      : num_partials(num_partials) {
+    const std::int64_t block =
         static_cast<std::int64_t>(item.index) * item.cluster_size + item.rank;
-    all_stats = args.partial_stats + slice * args.num_clusters * Shape::kRows;
-    all_out = args.partial_out + slice * args.num_clusters * Shape::kRows * slice_cols;
+    const std::int64_t first_row =
+        static_cast<std::int64_t>(item.index) * args.num_clusters * Shape::kRows;
+    all_stats = args.partial_stats + block * args.num_clusters * Shape::kRows;
+    all_out = args.partial_out + first_row * Shape::kVSize + slice.begin;
   }
   __device__ __forceinline__ float* out_place(int partial, int row, int column) const {
-    return all_out + static_cast<std::int64_t>(partial * Shape::kRows + row) * slice_cols + column;
+    return all_out + (partial * Shape::kRows + row) * Shape::kVSize + column;
   }
   __device__ __forceinline__ void put_stats(int partial, int row, float2 stats) const {
     all_stats[partial * Shape::kRows + row] = stats;
@@ -932,11 +955,11 @@ __device__ __forceinline__ bool is_last_cluster(const DecodeArgs& args, const Sw
 // workspace if the item has several clusters.
 template <typename Shape, typename Source, typename AwaitOuts>
 __device__ __forceinline__ void finish(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                       const SwapItem& item, const SwapWork& work, int thread,
-                                       const Source& source, const AwaitOuts& await_outs) {
-  const int slice_cols = Shape::kVSize / item.cluster_size;
+                                       const SwapItem& item, const SwapWork& work,
+                                       const Slice& slice, int thread, const Source& source,
+                                       const AwaitOuts& await_outs) {
   auto& scratch = shared.merge;
-  const ResultSlice<Shape> result = {args, item, item.rank * slice_cols};
+  const ResultSlice<Shape> result = {args, item, slice.begin};
   const auto put_lse = [&](int row, float2 total) { result.put_lse(row, total); };
   const auto put_out = [&](int row, int column, const auto& out) {
     result.put_out(row, column, out);
@@ -945,21 +968,20 @@ __device__ __forceinline__ void finish(const DecodeArgs& args, SwapShared<Shape>
   if (work.num_clusters == 1) {
     merge_stats(scratch, source, item.num_rows, thread, put_lse);
     await_outs();
-    merge_outs(scratch, source, item.num_rows, slice_cols, thread, put_out);
+    merge_outs(scratch, source, item.num_rows, slice.size, thread, put_out);
     return;
   }
-  const ClusterPartials<Shape> clusters(args, item, work.num_clusters);
-  merge_stats(scratch, source, item.num_rows, thread, [&](int row, float2 total) {
-    clusters.put_stats(item.cluster, row, total);
-  });
+  const ClusterPartials<Shape> clusters(args, item, slice, work.num_clusters);
+  merge_stats(scratch, source, item.num_rows, thread,
+              [&](int row, float2 total) { clusters.put_stats(item.cluster, row, total); });
   await_outs();
-  merge_outs(scratch, source, item.num_rows, slice_cols, thread,
+  merge_outs(scratch, source, item.num_rows, slice.size, thread,
              [&](int row, int column, const auto& out) {
                clusters.put_out(item.cluster, row, column, out);
              });
   if (!is_last_cluster(args, item, work.num_clusters, thread)) return;
   merge_stats(scratch, clusters, item.num_rows, thread, put_lse);
-  merge_outs(scratch, clusters, item.num_rows, slice_cols, thread, put_out);
+  merge_outs(scratch, clusters, item.num_rows, slice.size, thread, put_out);
 }
 
 // ---- the kernel ----
@@ -1017,18 +1039,18 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   SwapState<Shape> state;
   consume_pages(state, args, shared, work, self);
   merge_consumers(state, shared, item, work, self);
+  const Slice slice = slice_of<Shape>(item.cluster_size, item.rank);
   if (item.cluster_size == 1) {
     const OwnResult<Shape> own = {shared};
-    finish(args, shared, item, work, threadIdx.x, own, [] {});
+    finish(args, shared, item, work, slice, threadIdx.x, own, [] {});
     return;
   }
   // The blocks of the cluster have made room for each other's results.
   ptx::cluster_wait();
-  send_slices(shared, item, threadIdx.x);
-  const BlockPartials<Shape> blocks = {shared, item.cluster_size,
-                                       Shape::kVSize / item.cluster_size};
+  send_slices(shared, item, slice, threadIdx.x);
+  const BlockPartials<Shape> blocks = {shared, item.cluster_size, slice.stride};
   ptx::wait(&shared.stats_received, 0);
-  finish(args, shared, item, work, threadIdx.x, blocks,
+  finish(args, shared, item, work, slice, threadIdx.x, blocks,
          [&] { ptx::wait(&shared.out_received, 0); });
 }
 
