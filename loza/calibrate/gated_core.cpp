@@ -77,7 +77,7 @@ at::Tensor GatedCore::attend(std::int64_t module_idx, const at::Tensor& q, const
   const auto branch = [&](const BlockPattern& pattern) {
     return attention::attend(q, k, v, sequences, pattern, scale);
   };
-  const BlockPattern full = BlockPattern::full(pattern_.block_size);
+  const BlockPattern full = BlockPattern::full();
   if (!any_longer(sequences, pattern_.exact_len())) return branch(full);
 
   const at::Tensor gate = gates_[module_idx];

@@ -64,8 +64,10 @@ Selection select_lowest(const std::vector<double>& alpha, double sparsity) {
     throw_usage("--sparsity", "a share from 0 to 1", fmt::format("{}", sparsity));
   }
   for (const double value : alpha) LOZA_CHECK(std::isfinite(value), value);
-  const auto num_streaming =
-      static_cast<std::size_t>(std::floor(static_cast<double>(alpha.size()) * sparsity + 0.5));
+  // 25 * 0.58 is 14.499999999999998 in binary and means 14.5.
+  constexpr double kDecimalSlack = 1e-9;
+  const auto num_streaming = static_cast<std::size_t>(
+      std::floor(static_cast<double>(alpha.size()) * sparsity + 0.5 + kDecimalSlack));
   const std::vector<std::size_t> order = ascending(alpha);
   Selection selection{std::vector<bool>(alpha.size(), false)};
   for (std::size_t i = 0; i < num_streaming; ++i) selection.streaming[order[i]] = true;

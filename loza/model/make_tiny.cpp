@@ -209,15 +209,16 @@ bool ends_with(const std::string& text, const std::string& end) {
 }
 
 // Uniform numbers (exact on every platform), spread so that each layer adds to the residual
-// stream what it holds already and logits have a spread of about one.
-at::Tensor random_weight(const ParameterShape& parameter, Random& random) {
+// stream what it holds already and logits have a spread of about one. (A tied embedding is
+// the head too, and takes the head's spread.)
+at::Tensor random_weight(const ParameterShape& parameter, bool is_head, Random& random) {
   double mean = 0, deviation;
   if (ends_with(parameter.name, "norm.weight")) {
     mean = 1;
     deviation = 0.2;
   } else if (ends_with(parameter.name, "bias")) {
     deviation = 0.1;
-  } else if (ends_with(parameter.name, "embed_tokens.weight")) {
+  } else if (ends_with(parameter.name, "embed_tokens.weight") && !is_head) {
     deviation = 1;
   } else {
     deviation = 1 / std::sqrt(static_cast<double>(parameter.shape.back()));
@@ -257,7 +258,7 @@ void make_tiny(const std::string& family, const std::filesystem::path& target,
   std::vector<at::Tensor> weights;
   std::vector<TensorEntry> entries;
   for (const ParameterShape& parameter : parameter_shapes(config)) {
-    weights.push_back(random_weight(parameter, random));
+    weights.push_back(random_weight(parameter, config.tied_embeddings, random));
     entries.push_back(entry_of(parameter.name, weights.back()));
   }
 

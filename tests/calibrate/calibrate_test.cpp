@@ -411,7 +411,7 @@ TEST(Convert, IsExactUpToEightBlocks) {
   const at::NoGradGuard no_grad;
   const TempFolder folder;
   FarModel{}.write(folder / "model");
-  const BlockPattern pattern{8, 1, 7};
+  const BlockPattern pattern{16, 1, 7};  // blocks of whole vector lanes: the same sums
   convert_model(folder / "model", folder / "zigzag",
                 AttentionPlan::from_choice({true, true, false, true, true, true}, pattern, ""));
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
@@ -419,17 +419,17 @@ TEST(Convert, IsExactUpToEightBlocks) {
     const Transformer a = Transformer::load(dense, dtype), b = Transformer::load(zigzag, dtype);
     PlannedCore core_a(read_plan(dense.config(), 6, "")), core_b(read_plan(zigzag.config(), 6, ""));
     int equal = 0;
-    for (std::int64_t length = 1; length <= 64; ++length) {
+    for (std::int64_t length = 1; length <= 128; ++length) {
       const auto ids = random_ids(length, 77);
       const bool same = bit_equal(a.logits(a.forward(ForwardBatch::whole(ids, core_a))),
                                   b.logits(b.forward(ForwardBatch::whole(ids, core_b))));
       EXPECT_TRUE(same) << dtype << " " << length;
       if (same) ++equal;
     }
-    std::printf("%s: %d of 64 lengths bit-equal\n", at::toString(dtype), equal);
-    const auto ids = random_ids(65, 77);
-    EXPECT_FALSE(bit_equal(a.forward(ForwardBatch::whole(ids, core_a)).slice(0, 64),
-                           b.forward(ForwardBatch::whole(ids, core_b)).slice(0, 64)));
+    std::printf("%s: %d of 128 lengths bit-equal\n", at::toString(dtype), equal);
+    const auto ids = random_ids(129, 77);
+    EXPECT_FALSE(bit_equal(a.forward(ForwardBatch::whole(ids, core_a)).slice(0, 128),
+                           b.forward(ForwardBatch::whole(ids, core_b)).slice(0, 128)));
   }
 }
 
@@ -453,11 +453,11 @@ TEST(Report, SaysSpreadTiesAndAgreement) {
   EXPECT_EQ(stable.highest, 0.8);
   EXPECT_EQ(stable.num_tied_at_cut, 2);
   ASSERT_EQ(stable.pairs.size(), 1u);
-  EXPECT_NEAR(stable.mean_rank_correlation, 0.2, 1e-12);  // ranks 0 3 1 2 and 0 2 3 1
+  EXPECT_NEAR(stable.mean_rank_correlation, 0.4, 1e-12);  // ranks 0 3 1 2 and 0 2 3 1
   EXPECT_EQ(stable.mean_overlap, 0.5);                    // full {1, 3} and {1, 2}
   const std::string text = report_text(calibration, 0.5);
   for (const char* piece : {"2 of 4 streaming", "0.8000  ###################-----  full",
-                            "2 modules tie at the cut", "rank correlation 0.200, 50%"}) {
+                            "2 modules tie at the cut", "rank correlation 0.400, 50%"}) {
     EXPECT_NE(text.find(piece), std::string::npos) << piece << "\n" << text;
   }
   const Json json = report_json(calibration, 0.5);

@@ -266,7 +266,7 @@ TEST_P(EngineOf, StreamingModulesKeepTheSameBytesAtAnyLength) {
     const KvBytes half = generate(tiny(), plan, request).kv;
     EXPECT_EQ(half.streaming, plan.num_streaming() * ring_bytes);
     EXPECT_EQ(half.full,
-              (num_modules - plan.num_streaming()) * ((cached + 7) / 8 * 8) * row.size_bytes())
+              (num_modules - plan.num_streaming()) * ((cached + 63) / 64 * 64) * row.size_bytes())
         << prompt_len;
   }
 }
@@ -286,12 +286,12 @@ TEST_P(EngineOf, BudgetErrors) {
               Engine(tiny().model, plan, nullptr, {.num_tokens = 4096, .budget_bytes = 1000});
             }),
             ExitCode::kDoesNotFit);
-  Engine engine(tiny().model, plan, nullptr, {.max_sequences = 2, .num_tokens = 40});
-  EXPECT_EQ(code_of([&] { engine.submit(request_of(tiny().random_ids(30, 9), 12)); }),
+  Engine engine(tiny().model, plan, nullptr, {.max_sequences = 2, .num_tokens = 64});
+  EXPECT_EQ(code_of([&] { engine.submit(request_of(tiny().random_ids(54, 9), 12)); }),
             ExitCode::kDoesNotFit);
   EXPECT_FALSE(engine.has_work());
-  // The last token needs no place: 30 + 11 - 1 tokens fit exactly.
-  EXPECT_EQ(engine.generate(request_of(tiny().random_ids(30, 9), 11)).ids.size(), 11u);
+  // The last token needs no place: 54 + 11 - 1 tokens fill a page exactly.
+  EXPECT_EQ(engine.generate(request_of(tiny().random_ids(54, 9), 11)).ids.size(), 11u);
   // Two that fit alone but not together take turns.
   engine.submit(request_of(tiny().random_ids(20, 9), 8));
   engine.submit(request_of(tiny().random_ids(20, 9), 8));

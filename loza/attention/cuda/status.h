@@ -4,8 +4,8 @@ namespace loza::attention::cuda {
 
 enum class StatusCode {
   kOk,
-  kBadArgument,        // the call breaks a REQUIRES
-  kUnsupported,        // a correct call that these kernels do not take
+  kBadArgument,  // the call breaks a REQUIRES
+  kUnsupported,  // a correct call that these kernels do not take
   kWorkspaceTooSmall,
   kCudaError,
 };

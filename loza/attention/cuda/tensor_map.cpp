@@ -41,8 +41,8 @@ bool encode_tensor_map(const PagedOperand& operand, CUtensorMap* map) {
                                   static_cast<cuuint64_t>(operand.num_heads), kManyPages};
   const cuuint64_t strides[kRank - 1] = {bytes(operand.row_stride), bytes(kSubTileCols),
                                          bytes(head_stride), bytes(operand.page_stride)};
-  const cuuint32_t box[kRank] = {kSubTileCols, kPageLen,
-                                 static_cast<cuuint32_t>(operand.box_tiles), 1, 1};
+  const cuuint32_t box[kRank] = {kSubTileCols, kPageLen, static_cast<cuuint32_t>(operand.box_tiles),
+                                 1, 1};
   const cuuint32_t every[kRank] = {1, 1, 1, 1, 1};
   // Not 256 bytes: rows of 1,152 bytes start at odd multiples of 128, and the neighbours that
   // a larger promotion fetches are lost before their own box asks for them (8 % of the time of

@@ -10,7 +10,7 @@ inline constexpr int kPageLen = 64;
 
 // A BlockPattern as the kernels carry it.
 struct PagePattern {
-  int block_len = 128;    // a multiple of kPageLen
+  int block_len = 128;  // a multiple of kPageLen
   int sink_blocks = 1;
   int recent_blocks = 7;  // both clipped to what 31 bits of length can hold
 

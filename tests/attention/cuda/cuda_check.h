@@ -10,14 +10,14 @@
 // What the CUDA test and bench programs share: errors end the program, memory has owners.
 namespace loza::attention::cuda {
 
-#define LOZA_CUDA_CHECK(call)                                                        \
-  do {                                                                               \
-    const cudaError_t error_ = (call);                                               \
-    if (error_ != cudaSuccess) {                                                     \
-      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call,             \
-                   cudaGetErrorString(error_));                                      \
-      std::exit(1);                                                                  \
-    }                                                                                \
+#define LOZA_CUDA_CHECK(call)                                            \
+  do {                                                                   \
+    const cudaError_t error_ = (call);                                   \
+    if (error_ != cudaSuccess) {                                         \
+      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, \
+                   cudaGetErrorString(error_));                          \
+      std::exit(1);                                                      \
+    }                                                                    \
   } while (false)
 
 // Device memory for `size` values of T, of which one reads and writes copies.
@@ -46,8 +46,8 @@ class DeviceArray {
   std::size_t size() const { return size_; }
 
   void put(const std::vector<T>& values) {
-    LOZA_CUDA_CHECK(cudaMemcpy(data_, values.data(), values.size() * sizeof(T),
-                               cudaMemcpyHostToDevice));
+    LOZA_CUDA_CHECK(
+        cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
   }
   std::vector<T> get() const {
     std::vector<T> values(size_);

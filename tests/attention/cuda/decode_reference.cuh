@@ -10,10 +10,10 @@ namespace loza::attention::cuda {
 // What the definition gives for row (b, t, h) of V elements, and what a rounding-error bound
 // needs: magnitude[d] = sum_j p_j |v_jd| and the largest scale * sum |q k|.
 struct DecodeReference {
-  double* out;        // [rows, V]
-  double* magnitude;  // [rows, V]
-  double* lse;        // [rows]
-  double* score_size; // [rows]
+  double* out;         // [rows, V]
+  double* magnitude;   // [rows, V]
+  double* lse;         // [rows]
+  double* score_size;  // [rows]
 };
 
 template <typename Element>
@@ -54,16 +54,15 @@ __device__ inline double reduce(double value, bool maximum, double* scratch) {
 // Grid: chosen rows, `rows[i]` = (b * q_len + t) * H + h. `scores` [grid, max_length].
 template <typename Element>
 __global__ void reference_decode(DecodeParams params, const std::int64_t* rows,
-                                 std::int64_t max_length, double* scores,
-                                 DecodeReference result) {
+                                 std::int64_t max_length, double* scores, DecodeReference result) {
   __shared__ double scratch[256];
   const std::int64_t row = rows[blockIdx.x], h = row % params.num_heads;
   const std::int64_t token = row / params.num_heads, b = token / params.q_len;
   const std::int64_t length = params.kv.lengths[b];
   const std::int64_t q_pos = length - params.q_len + token % params.q_len;
   const std::int64_t g = h / (params.num_heads / params.num_key_heads);
-  const Element* q = static_cast<const Element*>(params.q.data) +
-                     token * params.q.token_stride + h * params.q.head_stride;
+  const Element* q = static_cast<const Element*>(params.q.data) + token * params.q.token_stride +
+                     h * params.q.head_stride;
   scores += blockIdx.x * max_length;
 
   double most = -INFINITY, score_size = 0;

@@ -31,10 +31,10 @@ __device__ __forceinline__ void arrive(std::uint64_t* barrier) {
 
 // Arrives, and makes the phase wait for `bytes` more from the copy engine.
 __device__ __forceinline__ void arrive_expecting(std::uint64_t* barrier, std::uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 __device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parity) {
@@ -99,8 +99,7 @@ __device__ __forceinline__ void load_box(void* destination, const CUtensorMap* m
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(
           shared_address(destination)),
-      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4),
-      "l"(hint)
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(hint)
       : "memory");
 }
 
@@ -156,8 +155,8 @@ __device__ __forceinline__ std::uint32_t peer_address(const void* pointer, std::
 __device__ __forceinline__ void send(std::uint32_t peer, std::uint32_t peer_barrier,
                                      const float4& value) {
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
-      ::"r"(peer),
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(peer),
       "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(peer_barrier)
       : "memory");
 }

@@ -44,15 +44,14 @@ enum class Operand { kRows, kColumns };  // contraction along the columns / alon
 #define LOZA_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define LOZA_D8(i) LOZA_D4(i), LOZA_D4(i + 4)
 #define LOZA_D16(i) LOZA_D8(i), LOZA_D8(i + 8)
-#define LOZA_WGMMA(shape, type, registers, a_index, b_index, accumulate_index, columns_a_index, \
-                   ...)                                                                         \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %" accumulate_index                   \
-      ", 0;\nwgmma.mma_async.sync.aligned." shape "k16.f32." type "." type " {" registers       \
-      "}, %" a_index ", %" b_index ", accumulate, 1, 1, %" columns_a_index ", 0;\n}"            \
-      : __VA_ARGS__                                                                             \
-      : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(accumulate)),                            \
-        "n"(kFormA == Operand::kColumns ? 1 : 0))
+#define LOZA_WGMMA(shape, type, registers, a_index, b_index, accumulate_index, columns_a_index,    \
+                   ...)                                                                            \
+  asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %" accumulate_index             \
+               ", 0;\nwgmma.mma_async.sync.aligned." shape "k16.f32." type "." type " {" registers \
+               "}, %" a_index ", %" b_index ", accumulate, 1, 1, %" columns_a_index ", 0;\n}"      \
+               : __VA_ARGS__                                                                       \
+               : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(accumulate)),                      \
+                 "n"(kFormA == Operand::kColumns ? 1 : 0))
 #define LOZA_WGMMA_TYPED(shape, ...)             \
   if constexpr (std::is_same_v<Element, bf16>) { \
     LOZA_WGMMA(shape, "bf16", __VA_ARGS__);      \
@@ -62,8 +61,8 @@ enum class Operand { kRows, kColumns };  // contraction along the columns / alon
 
 #define LOZA_R8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define LOZA_R16 LOZA_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define LOZA_R32                                                                        \
-  LOZA_R16                                                                              \
+#define LOZA_R32 \
+  LOZA_R16       \
   ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 
 // d (+)= a b for N = 2 * kSize columns; b is a row operand [N][16].
@@ -71,21 +70,20 @@ template <typename Element, Operand kFormA, int kSize>
 __device__ __forceinline__ void wgmma(float (&d)[kSize], Descriptor a, Descriptor b,
                                       bool accumulate) {
   constexpr int kColumns = 2 * kSize;
-  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 24 || kColumns == 32 ||
-                    kColumns == 64,
-                "these are the widths that the kernels use; add a line for another");
+  static_assert(
+      kColumns == 8 || kColumns == 16 || kColumns == 24 || kColumns == 32 || kColumns == 64,
+      "these are the widths that the kernels use; add a line for another");
   if constexpr (kColumns == 8) {
     LOZA_WGMMA_TYPED("m64n8", "%0, %1, %2, %3", "4", "5", "6", "7", LOZA_D4(0))
   } else if constexpr (kColumns == 16) {
     LOZA_WGMMA_TYPED("m64n16", LOZA_R8, "8", "9", "10", "11", LOZA_D8(0))
   } else if constexpr (kColumns == 24) {
-    LOZA_WGMMA_TYPED("m64n24", LOZA_R8 ", %8, %9, %10, %11", "12", "13", "14", "15",
-                     LOZA_D8(0), LOZA_D4(8))
+    LOZA_WGMMA_TYPED("m64n24", LOZA_R8 ", %8, %9, %10, %11", "12", "13", "14", "15", LOZA_D8(0),
+                     LOZA_D4(8))
   } else if constexpr (kColumns == 32) {
     LOZA_WGMMA_TYPED("m64n32", LOZA_R16, "16", "17", "18", "19", LOZA_D16(0))
   } else {
-    LOZA_WGMMA_TYPED("m64n64", LOZA_R32, "32", "33", "34", "35",
-                     LOZA_D16(0), LOZA_D16(16))
+    LOZA_WGMMA_TYPED("m64n64", LOZA_R32, "32", "33", "34", "35", LOZA_D16(0), LOZA_D16(16))
   }
 }
 

@@ -6,8 +6,8 @@ namespace loza::attention::cuda {
 struct DecodeKernel {
   const void* function = nullptr;  // __global__ void(DecodeArgs)
   int num_threads = 0, shared_bytes = 0;
-  int num_rows = 0;                // query rows that a block takes
-  int key_box_tiles = 0;           // 64-element sub-tiles of the boxes that k_map copies
+  int num_rows = 0;       // query rows that a block takes
+  int key_box_tiles = 0;  // 64-element sub-tiles of the boxes that k_map copies
 };
 
 inline constexpr int kMostDecodeRows = 32;
