@@ -158,8 +158,7 @@ class Run {
       // One row holds keys, then values; MLA's value is the beginning of its key.
       is_latent_ = workload.qk_size > 512;
       const std::int64_t row =
-          is_latent_ ? workload.qk_size
-                     : workload.key_heads * (workload.qk_size + workload.v_size);
+          is_latent_ ? workload.qk_size : workload.key_heads * (workload.qk_size + workload.v_size);
       const std::int64_t num_pages = (len + kPageLen - 1) / kPageLen;
       inputs_.push_back(tensor(num_pages * kPageLen, 1, row));
       for (std::int64_t i = 0; i < num_pages; ++i) {
@@ -185,9 +184,7 @@ class Run {
     workload_.pass == Pass::kDecode ? cpu::attend_paged(decode()) : cpu::attend(prefill());
   }
   // What is timed.
-  void timed() {
-    workload_.pass == Pass::kBackward ? cpu::attend_backward(backward()) : forward();
-  }
+  void timed() { workload_.pass == Pass::kBackward ? cpu::attend_backward(backward()) : forward(); }
   void by_definition() {
     if (workload_.pass == Pass::kDecode) return reference::attend_paged(decode());
     reference::attend(prefill());
@@ -213,9 +210,9 @@ class Run {
     return 2 * pairs * static_cast<double>(macs * workload_.heads);
   }
   double kv_bytes() const {
-    const std::int64_t row = is_latent_ ? workload_.qk_size
-                                        : workload_.key_heads *
-                                              (workload_.qk_size + workload_.v_size);
+    const std::int64_t row = is_latent_
+                                 ? workload_.qk_size
+                                 : workload_.key_heads * (workload_.qk_size + workload_.v_size);
     return static_cast<double>(num_visible_keys(workload_.pattern, len_ - 1) * row) *
            static_cast<double>(element_bytes(workload_.dtype));
   }
@@ -351,8 +348,8 @@ Json measure(const Workload& workload, const Floors& floors) {
   Run run(workload, workload.len);
   run.forward();
   const Timing timing = time_of([&] { run.timed(); }, 0.7);
-  const double product =
-      run.flops() * 1e-9 / (workload.dtype == DType::kF32 ? floors.fp32_gflops : floors.bf16_gflops);
+  const double product = run.flops() * 1e-9 /
+                         (workload.dtype == DType::kF32 ? floors.fp32_gflops : floors.bf16_gflops);
   const double floor_s = workload.pass == Pass::kDecode
                              ? std::max(product, run.kv_bytes() * 1e-9 / floors.read_gbs)
                              : product;

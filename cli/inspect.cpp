@@ -61,18 +61,21 @@ ModelFacts find_facts(const InspectOptions& options) {
   facts.attention_factor = rope.attention_factor();
   facts.shortest_wavelength = 2 * std::numbers::pi / rope.inv_freq().max().item<double>();
   facts.longest_wavelength = 2 * std::numbers::pi / rope.inv_freq().min().item<double>();
-  facts.kv_row = kv_row_of(facts.config, parse_dtype(options.dtype) == at::kBFloat16
-                                             ? DType::kBF16
-                                             : DType::kF32);
+  facts.kv_row = kv_row_of(
+      facts.config, parse_dtype(options.dtype) == at::kBFloat16 ? DType::kBF16 : DType::kF32);
   return facts;
 }
 
 std::string scaling_name(RopeConfig::Scaling scaling) {
   switch (scaling) {
-    case RopeConfig::Scaling::kNone: return "none";
-    case RopeConfig::Scaling::kLinear: return "linear";
-    case RopeConfig::Scaling::kLlama3: return "llama3";
-    case RopeConfig::Scaling::kYarn: return "yarn";
+    case RopeConfig::Scaling::kNone:
+      return "none";
+    case RopeConfig::Scaling::kLinear:
+      return "linear";
+    case RopeConfig::Scaling::kLlama3:
+      return "llama3";
+    case RopeConfig::Scaling::kYarn:
+      return "yarn";
   }
   return "?";
 }
@@ -158,18 +161,20 @@ void print_heading(const ModelFacts& facts) {
   const ModelConfig& config = facts.config;
   const bool latent = config.attention == ModelConfig::Attention::kMla;
   fmt::print("{}: {} layers, {} attention modules, {:.1f} M parameters ({})\n", config.family,
-             config.num_layers, config.num_modules(), static_cast<double>(facts.num_parameters) / 1e6,
+             config.num_layers, config.num_modules(),
+             static_cast<double>(facts.num_parameters) / 1e6,
              megabytes(static_cast<std::int64_t>(facts.weight_bytes)));
   fmt::print("hidden {}, {} heads of {}, {}, vocabulary {}, trained to {} tokens\n",
              config.hidden_size, config.num_heads, config.qk_size(),
              latent ? fmt::format("latent {} + {}", config.kv_lora_rank, config.rope_size)
                     : fmt::format("{} key heads", config.num_key_heads),
              config.vocab_size, config.max_position);
-  fmt::print("RoPE: theta {}, scaling {} x {}, wavelengths {:.1f} .. {:.0f} tokens, "
-             "attention factor {:.4g}, softmax scale {:.4g}\n\n",
-             config.rope.theta, scaling_name(config.rope.scaling), config.rope.factor,
-             facts.shortest_wavelength, facts.longest_wavelength, facts.attention_factor,
-             config.softmax_scale);
+  fmt::print(
+      "RoPE: theta {}, scaling {} x {}, wavelengths {:.1f} .. {:.0f} tokens, "
+      "attention factor {:.4g}, softmax scale {:.4g}\n\n",
+      config.rope.theta, scaling_name(config.rope.scaling), config.rope.factor,
+      facts.shortest_wavelength, facts.longest_wavelength, facts.attention_factor,
+      config.softmax_scale);
 }
 
 void print_modules(const ModelFacts& facts) {

@@ -31,7 +31,8 @@ std::vector<std::int64_t> read_ids(const std::filesystem::path& path, std::int64
   const Json json = parse_json(read_file(path), path.string());
   const std::string expected =
       fmt::format("an array of token ids, each from 0 to {}", vocab_size - 1);
-  if (!json.is_array() || json.empty()) throw_bad_input(path.string(), expected, describe_json(json));
+  if (!json.is_array() || json.empty())
+    throw_bad_input(path.string(), expected, describe_json(json));
   std::vector<std::int64_t> ids;
   for (const Json& value : json) {
     const bool valid = value.is_number_integer() && value >= 0 && value < vocab_size;
@@ -50,9 +51,7 @@ at::Tensor whole_logits(const Transformer& model, const AttentionPlan& plan,
   return model.logits(model.forward(ForwardBatch::whole(ids, core)));
 }
 
-DType kv_dtype(at::ScalarType dtype) {
-  return dtype == at::kBFloat16 ? DType::kBF16 : DType::kF32;
-}
+DType kv_dtype(at::ScalarType dtype) { return dtype == at::kBFloat16 ? DType::kBF16 : DType::kF32; }
 
 // All but the last num_decoded positions in one prefill, then those one by one, everything
 // through the caches.
@@ -103,14 +102,16 @@ void add_logits(CLI::App& app) {
   command->add_option("model", options->model, "Model folder")->required();
   command->add_option("--ids", options->ids, "JSON file: an array of token ids")->required();
   command->add_option("--out", options->out, "safetensors file to write")->required();
-  command->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
+  command
+      ->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
       ->capture_default_str();
   command
       ->add_option("--decode", options->num_decoded,
                    "Compute the last N positions token by token through the KV caches")
       ->check(CLI::NonNegativeNumber);
-  command->footer("Example: echo '[1, 2, 3]' > ids.json\n"
-                  "         loza logits MODEL --ids ids.json --out logits.safetensors --dtype fp32");
+  command->footer(
+      "Example: echo '[1, 2, 3]' > ids.json\n"
+      "         loza logits MODEL --ids ids.json --out logits.safetensors --dtype fp32");
   command->callback([options] { run_logits(*options); });
 }
 

@@ -88,8 +88,7 @@ at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t
              num_sequences);
   return q.device().is_cpu()
              ? on_cpu::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern, scale)
-             : torch_ops::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern,
-                                       scale);
+             : torch_ops::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern, scale);
 }
 
 }  // namespace loza::attention

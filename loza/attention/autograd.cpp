@@ -19,8 +19,7 @@ class Attend : public torch::autograd::Function<Attend> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
                             const at::Tensor& v, const Sequences& sequences,
                             const BlockPattern& pattern, double scale) {
-    auto [out, lse] =
-        on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
+    auto [out, lse] = on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
     context->save_for_backward({q, k, v, out, lse});
     auto& saved = context->saved_data;
     saved["q_offsets"] = sequences.q_offsets;

@@ -33,32 +33,32 @@ struct TensorView {
 // i >= kept_prefix[b] have position i + skipped[b], and the positions between are absent.
 // The last query has the position of the last key, so that a chunk continues its prefix.
 struct ForwardParams {
-  DType dtype = DType::kF32;            // of q, k, v, out
-  std::int64_t num_sequences = 0;       // B
-  std::int64_t num_heads = 0;           // H
-  std::int64_t num_key_heads = 0;       // G, divides H
-  std::int64_t qk_size = 0;             // D
-  std::int64_t v_size = 0;              // V
+  DType dtype = DType::kF32;                  // of q, k, v, out
+  std::int64_t num_sequences = 0;             // B
+  std::int64_t num_heads = 0;                 // H
+  std::int64_t num_key_heads = 0;             // G, divides H
+  std::int64_t qk_size = 0;                   // D
+  std::int64_t v_size = 0;                    // V
   const std::int64_t* q_offsets = nullptr;    // [B+1], from 0 to T, not decreasing
   const std::int64_t* k_offsets = nullptr;    // [B+1], from 0 to S, not decreasing
   const std::int64_t* kept_prefix = nullptr;  // [B], or null: all keys are there
   const std::int64_t* skipped = nullptr;      // [B], or null; a multiple of block_size
   BlockPattern pattern;
   double scale = 1;
-  TensorView q;                 // [T, H, D]
-  TensorView k;                 // [S, G, D]
-  TensorView v;                 // [S, G, V]
-  TensorView out;               // [T, H, V], written whole
-  float* lse = nullptr;         // [T, H] contiguous; may be null
+  TensorView q;          // [T, H, D]
+  TensorView k;          // [S, G, D]
+  TensorView v;          // [S, G, V]
+  TensorView out;        // [T, H, V], written whole
+  float* lse = nullptr;  // [T, H] contiguous; may be null
 };
 
 // Gradients of the same call. All keys must be there (kept_prefix null).
 struct BackwardParams {
-  ForwardParams forward;        // out and lse as the forward call left them
-  TensorView d_out;             // [T, H, V]
-  TensorView d_q;               // [T, H, D], written whole
-  TensorView d_k;               // [S, G, D], written whole, summed over a group's heads
-  TensorView d_v;               // [S, G, V], likewise
+  ForwardParams forward;  // out and lse as the forward call left them
+  TensorView d_out;       // [T, H, V]
+  TensorView d_q;         // [T, H, D], written whole
+  TensorView d_k;         // [S, G, D], written whole, summed over a group's heads
+  TensorView d_v;         // [S, G, V], likewise
 };
 
 // One module's keys and values in pages, for B sequences. A row is one cached token: G key
@@ -73,15 +73,15 @@ struct BackwardParams {
 // Table entries of pages that no query sees are never used to form an address.
 struct PagedKvView {
   DType dtype = DType::kF32;
-  void* pages = nullptr;              // [num_pages, page_len, row]
+  void* pages = nullptr;  // [num_pages, page_len, row]
   std::int64_t page_stride = 0, row_stride = 0;
-  std::int64_t page_len = 0;          // divides block_size
-  std::int64_t k_head_stride = 0;     // between key heads of a row
-  std::int64_t v_offset = 0;          // of value head 0 from the row's start
+  std::int64_t page_len = 0;       // divides block_size
+  std::int64_t k_head_stride = 0;  // between key heads of a row
+  std::int64_t v_offset = 0;       // of value head 0 from the row's start
   std::int64_t v_head_stride = 0;
   const std::int32_t* page_table = nullptr;  // [B, table_stride]
   std::int64_t table_stride = 0;
-  const std::int64_t* lengths = nullptr;     // [B] tokens, the new ones included
+  const std::int64_t* lengths = nullptr;  // [B] tokens, the new ones included
   std::int64_t sink_pages = 0, ring_pages = 0;
 };
 
@@ -94,17 +94,17 @@ LOZA_HOST_DEVICE constexpr std::int64_t page_slot(const PagedKvView& kv, std::in
 // are already in the pages. Query t of sequence b has position lengths[b] - q_len + t, and
 // its own window.
 struct DecodeParams {
-  std::int64_t num_sequences = 0;     // B
-  std::int64_t q_len = 1;             // query tokens a sequence, 1..8
-  std::int64_t num_heads = 0;         // H
-  std::int64_t num_key_heads = 0;     // G
+  std::int64_t num_sequences = 0;  // B
+  std::int64_t q_len = 1;          // query tokens a sequence, 1..8
+  std::int64_t num_heads = 0;      // H
+  std::int64_t num_key_heads = 0;  // G
   std::int64_t qk_size = 0, v_size = 0;
   BlockPattern pattern;
   double scale = 1;
-  TensorView q;                       // [B * q_len, H, D], kv.dtype
+  TensorView q;  // [B * q_len, H, D], kv.dtype
   PagedKvView kv;
-  TensorView out;                     // [B * q_len, H, V], kv.dtype; rows past a length: 0
-  float* lse = nullptr;               // [B * q_len, H]; may be null
+  TensorView out;        // [B * q_len, H, V], kv.dtype; rows past a length: 0
+  float* lse = nullptr;  // [B * q_len, H]; may be null
 };
 
 }  // namespace loza

@@ -21,10 +21,10 @@ std::string format_check_values(const Args&... args) {
 
 // For what only a mistake of ours can break. Always on, in every build.
 //   LOZA_CHECK(begin <= end, begin, end);
-#define LOZA_CHECK(condition, ...)                                                             \
-  do {                                                                                         \
-    if (!(condition)) {                                                                        \
-      ::loza::internal::check_failed(#condition, __FILE__, __LINE__,                           \
-                                     ::loza::internal::format_check_values(__VA_ARGS__));      \
-    }                                                                                          \
+#define LOZA_CHECK(condition, ...)                                                        \
+  do {                                                                                    \
+    if (!(condition)) {                                                                   \
+      ::loza::internal::check_failed(#condition, __FILE__, __LINE__,                      \
+                                     ::loza::internal::format_check_values(__VA_ARGS__)); \
+    }                                                                                     \
   } while (false)

@@ -15,10 +15,14 @@ constexpr std::size_t element_bytes(DType dtype) {
 
 constexpr const char* dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return "fp64";
-    case DType::kF32: return "fp32";
-    case DType::kBF16: return "bf16";
-    case DType::kF16: return "fp16";
+    case DType::kF64:
+      return "fp64";
+    case DType::kF32:
+      return "fp32";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kF16:
+      return "fp16";
   }
   return "?";
 }

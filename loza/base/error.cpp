@@ -21,8 +21,7 @@ std::string one_line(const Error::Text& text) {
 Error::Error(ExitCode code, Text text)
     : std::runtime_error(one_line(text)), code_(code), text_(std::move(text)) {}
 
-void throw_bad_input(std::string place, std::string expected, std::string got,
-                     std::string remedy) {
+void throw_bad_input(std::string place, std::string expected, std::string got, std::string remedy) {
   throw Error(ExitCode::kBadInput,
               {std::move(place), std::move(expected), std::move(got), std::move(remedy)});
 }

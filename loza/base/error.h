@@ -8,11 +8,11 @@ namespace loza {
 // What a failed command returns to the shell.
 enum class ExitCode : int {
   kOk = 0,
-  kFailed = 1,         // something broke while running
-  kUsage = 2,          // the command line is wrong
-  kBadInput = 3,       // a file or a config is wrong
-  kDoesNotFit = 4,     // memory or disk is too small
-  kBelowThreshold = 5, // a required score was not reached
+  kFailed = 1,          // something broke while running
+  kUsage = 2,           // the command line is wrong
+  kBadInput = 3,        // a file or a config is wrong
+  kDoesNotFit = 4,      // memory or disk is too small
+  kBelowThreshold = 5,  // a required score was not reached
   kInterrupted = 130,
 };
 

@@ -29,7 +29,9 @@ Progress::Progress(std::string title, std::int64_t total)
       start_(Clock::now()),
       last_drawn_(start_) {}
 
-Progress::~Progress() { draw(/*last=*/true); }
+Progress::~Progress() {
+  if (terminal_ || drawn_ != done_) draw(/*last=*/true);
+}
 
 void Progress::advance(std::int64_t steps, const std::string& note) {
   done_ += steps;
@@ -45,6 +47,7 @@ double Progress::seconds() const {
 void Progress::draw(bool last) {
   constexpr int kWidth = 20;
   last_drawn_ = Clock::now();
+  drawn_ = done_;
   const double share = std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_));
   const int filled = static_cast<int>(share * kWidth);
   std::string line =

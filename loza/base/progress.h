@@ -23,7 +23,7 @@ class Progress {
   void draw(bool last);
 
   std::string title_, note_;
-  std::int64_t total_, done_ = 0;
+  std::int64_t total_, done_ = 0, drawn_ = -1;
   bool terminal_;
   std::chrono::steady_clock::time_point start_, last_drawn_;
 };

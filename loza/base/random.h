@@ -24,8 +24,8 @@ class Random {
   // Uniform in [0, n). REQUIRES: n >= 1.
   std::int64_t below(std::int64_t n) {
     LOZA_CHECK(n >= 1, n);
-    return static_cast<std::int64_t>((static_cast<unsigned __int128>(next()) *
-                                      static_cast<unsigned __int128>(n)) >> 64);
+    return static_cast<std::int64_t>(
+        (static_cast<unsigned __int128>(next()) * static_cast<unsigned __int128>(n)) >> 64);
   }
   template <typename T>
   void shuffle(std::vector<T>& items) {

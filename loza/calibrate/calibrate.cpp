@@ -67,15 +67,16 @@ void survey_documents(const DrawDocument& draw, const CalibrateOptions& options,
   }
   result.data_hash = hash.hex_digest();
   if (num_short == options.num_steps) {
-    throw_usage("calibration documents",
-                fmt::format("some longer than {} tokens, which a streaming module sees whole",
-                            exact_len),
-                "none", "give longer documents or a smaller --block-size");
+    throw_usage(
+        "calibration documents",
+        fmt::format("some longer than {} tokens, which a streaming module sees whole", exact_len),
+        "none", "give longer documents or a smaller --block-size");
   }
   if (num_short > 0) {
-    spdlog::warn("calibration: {} of {} documents of seed {} have at most {} tokens, which a "
-                 "streaming module sees whole: they say nothing",
-                 num_short, options.num_steps, result.seed, exact_len);
+    spdlog::warn(
+        "calibration: {} of {} documents of seed {} have at most {} tokens, which a "
+        "streaming module sees whole: they say nothing",
+        num_short, options.num_steps, result.seed, exact_len);
   }
 }
 

@@ -41,11 +41,11 @@ struct CalibrateOptions {
 // One seed's run.
 struct SeedCalibration {
   std::uint64_t seed = 0;
-  std::vector<double> alpha;   // [modules]
-  std::vector<double> losses;  // [steps]; empty for criteria without steps
+  std::vector<double> alpha;                    // [modules]
+  std::vector<double> losses;                   // [steps]; empty for criteria without steps
   std::vector<std::vector<double>> trajectory;  // alpha: [steps][modules], gates after each step
-  std::int64_t num_tokens = 0; // of the documents read
-  std::string data_hash;       // SHA-256 of the documents; empty without documents
+  std::int64_t num_tokens = 0;                  // of the documents read
+  std::string data_hash;                        // SHA-256 of the documents; empty without documents
   double seconds = 0;
 };
 

@@ -16,9 +16,9 @@ namespace loza {
 // loza writes beside it how they were made: criterion, pattern, options, seeds, data_hash,
 // weights_hash. Other members are kept and not interpreted.
 struct GatesFile {
-  std::vector<double> alpha;   // [modules]
-  std::string criterion;       // empty when the file does not say
-  Json members;                // the whole file
+  std::vector<double> alpha;  // [modules]
+  std::string criterion;      // empty when the file does not say
+  Json members;               // the whole file
 };
 
 // num_modules: how many alphas the model needs; without it any number from 1 to 1,000,000.

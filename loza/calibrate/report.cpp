@@ -31,9 +31,9 @@ std::string gate_lines(const std::vector<double>& alpha, const Selection& select
   const auto [low, high] = bar_range(alpha);
   std::string text;
   for (std::size_t i = 0; i < alpha.size(); ++i) {
-    text += fmt::format("{:>6}  {:>8.4f}  {}  {}\n", i, alpha[i],
-                        bar((alpha[i] - low) / (high - low)),
-                        selection.streaming[i] ? "streaming" : "full");
+    text +=
+        fmt::format("{:>6}  {:>8.4f}  {}  {}\n", i, alpha[i], bar((alpha[i] - low) / (high - low)),
+                    selection.streaming[i] ? "streaming" : "full");
   }
   return text;
 }
@@ -50,8 +50,9 @@ std::string plural(std::int64_t count, const char* noun) {
 
 std::string heading(const Calibration& calibration) {
   const BlockPattern& pattern = calibration.options.pattern;
-  std::string text = fmt::format("{}, {}", calibration.options.criterion,
-                                 plural(static_cast<std::int64_t>(calibration.seeds.size()), "seed"));
+  std::string text =
+      fmt::format("{}, {}", calibration.options.criterion,
+                  plural(static_cast<std::int64_t>(calibration.seeds.size()), "seed"));
   if (calibration.num_tokens() > 0) {
     text += fmt::format(", {} sink and {} recent blocks of {}, {} tokens", pattern.sink_blocks,
                         pattern.recent_blocks, pattern.block_size, calibration.num_tokens());
@@ -62,10 +63,10 @@ std::string heading(const Calibration& calibration) {
 std::string agreement_lines(const Stability& stability) {
   std::string text;
   for (const Stability::Pair& pair : stability.pairs) {
-    text += fmt::format("seeds {} and {}: rank correlation {:.3f}, {:.0f}% of the full modules "
-                        "the same\n",
-                        pair.first_seed, pair.second_seed, pair.rank_correlation,
-                        100 * pair.overlap);
+    text += fmt::format(
+        "seeds {} and {}: rank correlation {:.3f}, {:.0f}% of the full modules "
+        "the same\n",
+        pair.first_seed, pair.second_seed, pair.rank_correlation, 100 * pair.overlap);
   }
   return text;
 }
@@ -148,10 +149,10 @@ std::string report_text(const Calibration& calibration, double sparsity) {
   text += gate_lines(calibration.alpha, selection);
   text += fmt::format("alpha: lowest {:.4f}, median {:.4f}, highest {:.4f}\n", stable.lowest,
                       stable.median, stable.highest);
-  text += stable.num_tied_at_cut == 0
-              ? "no ties at the cut\n"
-              : fmt::format("{} modules tie at the cut: their index decided\n",
-                            stable.num_tied_at_cut);
+  text +=
+      stable.num_tied_at_cut == 0
+          ? "no ties at the cut\n"
+          : fmt::format("{} modules tie at the cut: their index decided\n", stable.num_tied_at_cut);
   return text + agreement_lines(stable);
 }
 

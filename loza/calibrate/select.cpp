@@ -74,8 +74,7 @@ Selection select_lowest(const std::vector<double>& alpha, double sparsity) {
 
   const bool has_cut = num_streaming > 0 && num_streaming < alpha.size();
   if (has_cut && alpha[order[num_streaming - 1]] == alpha[order[num_streaming]]) {
-    selection.num_tied_at_cut =
-        std::count(alpha.begin(), alpha.end(), alpha[order[num_streaming]]);
+    selection.num_tied_at_cut = std::count(alpha.begin(), alpha.end(), alpha[order[num_streaming]]);
   }
   return selection;
 }

@@ -11,7 +11,7 @@ namespace loza {
 
 // Which modules become streaming at a sparsity.
 struct Selection {
-  std::vector<bool> streaming;       // [modules]
+  std::vector<bool> streaming;  // [modules]
   // Modules whose alpha equals the alpha at the cut, when some of them fell on each side: the
   // index alone parted them. 0 when the alphas decided.
   std::int64_t num_tied_at_cut = 0;

@@ -44,7 +44,6 @@ class AttentionModule {
 
 // `name` as in "model.layers.0.self_attn"; module_idx counts over the whole model.
 std::unique_ptr<AttentionModule> make_attention(Weights& weights, const std::string& name,
-                                                const ModelConfig& config,
-                                                std::int64_t module_idx);
+                                                const ModelConfig& config, std::int64_t module_idx);
 
 }  // namespace loza

@@ -16,8 +16,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 bool has_row_kernels(const at::Tensor& x) {
-  return x.device().is_cpu() &&
-         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+  return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
 }
 
 DType dtype_of(const at::Tensor& x) {
@@ -55,7 +54,8 @@ class Rows {
 template <typename Body>
 void for_each_row(std::int64_t num_rows, std::int64_t row_size, const Body& body) {
   constexpr std::int64_t kChunkElements = 1 << 15;
-  const std::int64_t step = std::max<std::int64_t>(1, kChunkElements / std::max<std::int64_t>(1, row_size));
+  const std::int64_t step =
+      std::max<std::int64_t>(1, kChunkElements / std::max<std::int64_t>(1, row_size));
   parallel_for((num_rows + step - 1) / step, [&](std::int64_t chunk) {
     const std::int64_t end = std::min(num_rows, (chunk + 1) * step);
     for (std::int64_t row = chunk * step; row < end; ++row) body(row);
@@ -134,8 +134,7 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
   }
 };
 
-at::Tensor rotate_by_torch(const at::Tensor& whole, const Rotation& rotation,
-                           std::int64_t prefix) {
+at::Tensor rotate_by_torch(const at::Tensor& whole, const Rotation& rotation, std::int64_t prefix) {
   using at::indexing::None, at::indexing::Slice;
   const at::Tensor x = whole.narrow(-1, prefix, whole.size(-1) - prefix);
   const std::int64_t half = x.size(-1) / 2;
@@ -145,9 +144,8 @@ at::Tensor rotate_by_torch(const at::Tensor& whole, const Rotation& rotation,
   const at::Tensor b = x.index({at::indexing::Ellipsis, second});
   const at::Tensor cos = rotation.cos.unsqueeze(1), sin = rotation.sin.unsqueeze(1);
   const at::Tensor turned_a = a * cos - b * sin, turned_b = b * cos + a * sin;
-  const at::Tensor turned = rotation.interleaved
-                                ? at::stack({turned_a, turned_b}, -1).flatten(-2)
-                                : at::cat({turned_a, turned_b}, -1);
+  const at::Tensor turned = rotation.interleaved ? at::stack({turned_a, turned_b}, -1).flatten(-2)
+                                                 : at::cat({turned_a, turned_b}, -1);
   return at::cat({whole.narrow(-1, 0, prefix), turned.to(x.scalar_type())}, -1);
 }
 
@@ -181,10 +179,12 @@ class Rotate : public torch::autograd::Function<Rotate> {
 
   static variable_list backward(AutogradContext* context, variable_list d_outs) {
     const variable_list saved = context->get_saved_variables();
-    return {rotate_by_rows(d_outs[0], saved[0], saved[1],
-                           context->saved_data["prefix"].toInt(),
+    return {rotate_by_rows(d_outs[0], saved[0], saved[1], context->saved_data["prefix"].toInt(),
                            context->saved_data["interleaved"].toBool(), -1),
-            {}, {}, {}, {}};
+            {},
+            {},
+            {},
+            {}};
   }
 };
 
@@ -202,9 +202,9 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, std::int64_t prefix) {
   LOZA_CHECK(x.dim() == 3 && x.size(2) == prefix + 2 * rotation.cos.size(1), x.size(2), prefix);
-  return has_row_kernels(x) ? Rotate::apply(x, rotation.cos, rotation.sin, prefix,
-                                            rotation.interleaved)
-                            : rotate_by_torch(x, rotation, prefix);
+  return has_row_kernels(x)
+             ? Rotate::apply(x, rotation.cos, rotation.sin, prefix, rotation.interleaved)
+             : rotate_by_torch(x, rotation, prefix);
 }
 
 }  // namespace loza

@@ -7,8 +7,8 @@
 
 namespace loza {
 
-Mlp::Mlp(Weights& weights, const std::string& name, std::int64_t hidden,
-         std::int64_t intermediate, bool bias)
+Mlp::Mlp(Weights& weights, const std::string& name, std::int64_t hidden, std::int64_t intermediate,
+         bool bias)
     : gate_up_(weights, {{name + ".gate_proj", intermediate}, {name + ".up_proj", intermediate}},
                hidden, bias),
       down_(weights, {{name + ".down_proj", hidden}}, intermediate, bias) {}

@@ -51,9 +51,9 @@ at::Tensor Gqa::attend(const at::Tensor& q, const at::Tensor& rows,
                        const ForwardContext& context) const {
   const PagedKvView& kv = context.kv(module_idx_);
   const BlockPattern& pattern = context.pattern(module_idx_);
-  LOZA_CHECK(kv.k_head_stride == size_ && kv.v_offset == key_heads_ * size_ &&
-                 kv.v_head_stride == size_,
-             kv.k_head_stride, kv.v_offset, kv.v_head_stride);
+  LOZA_CHECK(
+      kv.k_head_stride == size_ && kv.v_offset == key_heads_ * size_ && kv.v_head_stride == size_,
+      kv.k_head_stride, kv.v_offset, kv.v_head_stride);
   if (context.mode == ForwardContext::Mode::kDecode) {
     write_rows(kv, context.batch.offsets, rows);
     return attention::attend_paged(q, kv, context.num_sequences(), key_heads_, size_, pattern,
@@ -61,10 +61,9 @@ at::Tensor Gqa::attend(const at::Tensor& q, const at::Tensor& rows,
   }
   const ChunkRows chunk = gather_chunk(kv, pattern, context.batch.offsets, rows);
   const at::Tensor kv_heads = chunk.rows.view({chunk.rows.size(0), 2 * key_heads_, size_});
-  const at::Tensor out =
-      attention::attend(q, kv_heads.narrow(1, 0, key_heads_),
-                        kv_heads.narrow(1, key_heads_, key_heads_), chunk.sequences, pattern,
-                        scale_);
+  const at::Tensor out = attention::attend(q, kv_heads.narrow(1, 0, key_heads_),
+                                           kv_heads.narrow(1, key_heads_, key_heads_),
+                                           chunk.sequences, pattern, scale_);
   write_rows(kv, context.batch.offsets, rows);
   return out;
 }

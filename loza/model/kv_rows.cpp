@@ -15,7 +15,7 @@ namespace {
 // Positions [begin, end) of a sequence that lie in one page, and where they stand among the
 // tensor's rows.
 struct Run {
-  std::byte* page_rows;        // of `begin`
+  std::byte* page_rows;  // of `begin`
   std::int64_t tensor_row;
   std::int64_t num_rows;
 };

@@ -14,8 +14,8 @@ namespace loza {
 // The rows that a prefill chunk needs: of each sequence the past ones that some new query
 // sees, then the new ones.
 struct ChunkRows {
-  at::Tensor rows;                   // [S, row]
-  attention::Sequences sequences;    // q_offsets are the new tokens'
+  at::Tensor rows;                 // [S, row]
+  attention::Sequences sequences;  // q_offsets are the new tokens'
 };
 
 // new_rows [T, row]; offsets [B+1] of the new tokens; kv.lengths include them.

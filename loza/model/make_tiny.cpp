@@ -204,8 +204,7 @@ const std::vector<TinyFamily>& families_of_tiny() {
 }
 
 bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() &&
-         text.compare(text.size() - end.size(), end.size(), end) == 0;
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
 // Uniform numbers (exact on every platform), spread so that each layer adds to the residual
@@ -244,8 +243,7 @@ std::vector<std::string> tiny_families() {
   return names;
 }
 
-void make_tiny(const std::string& family, const std::filesystem::path& target,
-               std::uint64_t seed) {
+void make_tiny(const std::string& family, const std::filesystem::path& target, std::uint64_t seed) {
   const TinyFamily* found = nullptr;
   for (const TinyFamily& row : families_of_tiny()) {
     if (row.name == family) found = &row;

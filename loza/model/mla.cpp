@@ -44,17 +44,20 @@ at::Tensor Mla::forward(const at::Tensor& x, const ForwardContext& context) cons
       out = context.batch.core->attend(module_idx_, q, k, v, context.sequences, scale_);
       break;
     }
-    case ForwardContext::Mode::kPrefill: out = prefill(q, new_rows, context); break;
-    case ForwardContext::Mode::kDecode: out = decode(q, new_rows, context); break;
+    case ForwardContext::Mode::kPrefill:
+      out = prefill(q, new_rows, context);
+      break;
+    case ForwardContext::Mode::kDecode:
+      out = decode(q, new_rows, context);
+      break;
   }
   return out_(out.reshape({x.size(0), heads_ * v_size_}));
 }
 
 // [T, H, nope + P], the second part rotated.
 at::Tensor Mla::queries(const at::Tensor& x, const Rotation& rotation) const {
-  const at::Tensor q =
-      q_b_(q_a_norm_.defined() ? rms_norm(q_a_(x), q_a_norm_, norm_eps_) : x)
-          .view({x.size(0), heads_, nope_size_ + rope_size_});
+  const at::Tensor q = q_b_(q_a_norm_.defined() ? rms_norm(q_a_(x), q_a_norm_, norm_eps_) : x)
+                           .view({x.size(0), heads_, nope_size_ + rope_size_});
   return rotate(q, rotation, /*prefix=*/nope_size_);
 }
 
@@ -63,14 +66,15 @@ at::Tensor Mla::rows(const at::Tensor& x, const Rotation& rotation) const {
   const at::Tensor row = kv_a_(x);
   const at::Tensor key = row.narrow(1, latent_size_, rope_size_).unsqueeze(1);  // [T, 1, P]
   return at::cat({rms_norm(row.narrow(1, 0, latent_size_), kv_a_norm_, norm_eps_),
-                  rotate(key, rotation).squeeze(1)}, 1);
+                  rotate(key, rotation).squeeze(1)},
+                 1);
 }
 
 // Keys [S, H, nope + P] and values [S, H, V] of every head.
 std::pair<at::Tensor, at::Tensor> Mla::expand(const at::Tensor& rows) const {
   const std::int64_t num_rows = rows.size(0);
-  const at::Tensor kv = kv_b_(rows.narrow(1, 0, latent_size_))
-                            .view({num_rows, heads_, nope_size_ + v_size_});
+  const at::Tensor kv =
+      kv_b_(rows.narrow(1, 0, latent_size_)).view({num_rows, heads_, nope_size_ + v_size_});
   const at::Tensor shared_key = rows.narrow(1, latent_size_, rope_size_).unsqueeze(1);
   return {at::cat({kv.narrow(2, 0, nope_size_), shared_key.expand({-1, heads_, -1})}, 2),
           kv.narrow(2, nope_size_, v_size_)};
@@ -93,15 +97,15 @@ at::Tensor Mla::decode(const at::Tensor& q, const at::Tensor& rows,
   LOZA_CHECK(kv.v_offset == 0, kv.v_offset);
   write_rows(kv, context.batch.offsets, rows);
   const at::Tensor weight = kv_b_.weight().view({heads_, nope_size_ + v_size_, latent_size_});
-  const at::Tensor key_weight = weight.narrow(1, 0, nope_size_);       // [H, nope, R]
+  const at::Tensor key_weight = weight.narrow(1, 0, nope_size_);          // [H, nope, R]
   const at::Tensor value_weight = weight.narrow(1, nope_size_, v_size_);  // [H, V, R]
 
   const at::Tensor q_latent =
       at::bmm(q.narrow(2, 0, nope_size_).transpose(0, 1), key_weight).transpose(0, 1);
   const at::Tensor q_row = at::cat({q_latent, q.narrow(2, nope_size_, rope_size_)}, 2);
   const at::Tensor latent =
-      attention::attend_paged(q_row, kv, context.num_sequences(), /*num_key_heads=*/1,
-                              latent_size_, context.pattern(module_idx_), scale_);  // [T, H, R]
+      attention::attend_paged(q_row, kv, context.num_sequences(), /*num_key_heads=*/1, latent_size_,
+                              context.pattern(module_idx_), scale_);  // [T, H, R]
   return at::bmm(latent.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1);
 }
 

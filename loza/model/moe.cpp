@@ -19,8 +19,7 @@ at::Tensor keep_best_groups(const at::Tensor& choice, const at::Tensor& group_sc
       .flatten(1);
 }
 
-at::Tensor choose(const at::Tensor& scores, const at::Tensor& correction,
-                  const MoeConfig& config) {
+at::Tensor choose(const at::Tensor& scores, const at::Tensor& correction, const MoeConfig& config) {
   at::Tensor choice = scores;
   if (config.top_k == MoeConfig::TopK::kGroupLimitedGreedy) {
     const at::Tensor groups = choice.view({choice.size(0), config.num_groups, -1});
@@ -52,17 +51,16 @@ Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
   const at::ScalarType wide = weights.dtype() == at::kDouble ? at::kDouble : at::kFloat;
   router_ = weights.take(name + ".gate.weight", {config_.num_experts, hidden}, wide);
   if (config_.top_k == MoeConfig::TopK::kNoAuxTc) {
-    correction_ =
-        weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, wide);
+    correction_ = weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, wide);
   }
   for (std::int64_t e = 0; e < config_.num_experts; ++e) {
     experts_.push_back(std::make_unique<Mlp>(weights, fmt::format("{}.experts.{}", name, e), hidden,
                                              config_.expert_size, /*bias=*/false));
   }
   if (config_.num_shared_experts > 0) {
-    shared_ = std::make_unique<Mlp>(weights, name + ".shared_experts", hidden,
-                                    config_.expert_size * config_.num_shared_experts,
-                                    config.mlp_bias);
+    shared_ =
+        std::make_unique<Mlp>(weights, name + ".shared_experts", hidden,
+                              config_.expert_size * config_.num_shared_experts, config.mlp_bias);
   }
 }
 
@@ -78,7 +76,7 @@ at::Tensor Moe::forward(const at::Tensor& x) const {
 // others.
 at::Tensor Moe::run_experts(const at::Tensor& x, const Routing& routing) const {
   const std::int64_t per_token = config_.experts_per_token;
-  const at::Tensor flat = routing.experts.flatten();                       // [T * K]
+  const at::Tensor flat = routing.experts.flatten();  // [T * K]
   const at::Tensor order = flat.argsort(/*stable=*/true, -1, /*descending=*/false);
   const at::Tensor counts = at::bincount(flat, {}, config_.num_experts).cpu();
   const at::Tensor sorted = x.index_select(0, order.floor_divide(per_token));
@@ -87,13 +85,13 @@ at::Tensor Moe::run_experts(const at::Tensor& x, const Routing& routing) const {
   for (std::int64_t e = 0; e < config_.num_experts; ++e) {
     const std::int64_t count = counts.const_data_ptr<std::int64_t>()[e];
     if (count == 0) continue;
-    outputs.push_back(experts_[static_cast<std::size_t>(e)]->forward(
-        sorted.narrow(0, begin, count)));
+    outputs.push_back(
+        experts_[static_cast<std::size_t>(e)]->forward(sorted.narrow(0, begin, count)));
     begin += count;
   }
   if (outputs.empty()) return at::zeros_like(x);
-  const at::Tensor back = at::empty_like(order).scatter_(
-      0, order, at::arange(order.size(0), order.options()));
+  const at::Tensor back =
+      at::empty_like(order).scatter_(0, order, at::arange(order.size(0), order.options()));
   const at::Tensor by_token =
       at::cat(outputs).index_select(0, back).view({x.size(0), per_token, x.size(1)});
   return (by_token * routing.weights.unsqueeze(-1)).sum(1).to(x.scalar_type());

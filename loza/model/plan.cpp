@@ -28,7 +28,8 @@ BlockPattern read_pattern(const ConfigReader& config) {
   pattern.recent_blocks = num_blocks(
       config.integer_or("recent_size", kDefaultRecentSize, 1, kMaxSize), pattern.block_size);
   const std::int64_t most = BlockPattern::kAllBlocks - 1;
-  if (pattern.sink_blocks > most) config.refuse("sink_size", fmt::format("{} blocks at most", most));
+  if (pattern.sink_blocks > most)
+    config.refuse("sink_size", fmt::format("{} blocks at most", most));
   if (pattern.recent_blocks > most) {
     config.refuse("recent_size", fmt::format("{} blocks at most", most));
   }
@@ -86,8 +87,9 @@ AttentionPlan read_plan(const Json& config, std::int64_t num_modules, const std:
     static const std::vector<std::string> known = {"sink_size", "recent_size", "sparsity",
                                                    "layer_type", "block_size"};
     if (std::find(known.begin(), known.end(), key) == known.end()) {
-      object->refuse(key, "no other key than sink_size, recent_size, sparsity, layer_type and "
-                          "block_size");
+      object->refuse(key,
+                     "no other key than sink_size, recent_size, sparsity, layer_type and "
+                     "block_size");
     }
   }
   object->number_or("sparsity", 0, 0, 1);
@@ -111,8 +113,8 @@ Json with_plan(const Json& config, const AttentionPlan& plan) {
   Json object = {
       {"sink_size", pattern.sink_blocks * pattern.block_size},
       {"recent_size", pattern.recent_blocks * pattern.block_size},
-      {"sparsity", static_cast<double>(plan.num_streaming()) /
-                       static_cast<double>(plan.num_modules())},
+      {"sparsity",
+       static_cast<double>(plan.num_streaming()) / static_cast<double>(plan.num_modules())},
       {"layer_type", plan.layer_type()},
   };
   if (pattern.block_size != kDefaultBlockSize) object["block_size"] = pattern.block_size;

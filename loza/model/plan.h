@@ -16,8 +16,8 @@ struct AttentionPlan {
 
   static AttentionPlan dense(std::int64_t num_modules);
   // streaming[i]: module i gets `pattern`, the others are full.
-  static AttentionPlan from_choice(const std::vector<bool>& streaming,
-                                   const BlockPattern& pattern, std::string origin);
+  static AttentionPlan from_choice(const std::vector<bool>& streaming, const BlockPattern& pattern,
+                                   std::string origin);
 
   std::int64_t num_modules() const { return static_cast<std::int64_t>(patterns.size()); }
   std::int64_t num_streaming() const;

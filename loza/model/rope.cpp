@@ -46,8 +46,8 @@ at::Tensor yarn_frequencies(const RopeConfig& config) {
   low = std::max(low, 0.0);
   high = std::min(high, size - 1);
   if (low == high) high += 0.001;
-  const at::Tensor ramp = at::clamp(
-      (at::arange(config.size / 2, at::kFloat) - low) / (high - low), 0, 1);
+  const at::Tensor ramp =
+      at::clamp((at::arange(config.size / 2, at::kFloat) - low) / (high - low), 0, 1);
   const at::Tensor exponents = at::arange(0, config.size, 2, at::kFloat) / size;
   const at::Tensor periods = at::pow(config.theta, exponents);
   const at::Tensor kept = 1 - ramp;
@@ -56,10 +56,14 @@ at::Tensor yarn_frequencies(const RopeConfig& config) {
 
 at::Tensor frequencies(const RopeConfig& config) {
   switch (config.scaling) {
-    case RopeConfig::Scaling::kNone: return plain_frequencies(config);
-    case RopeConfig::Scaling::kLinear: return plain_frequencies(config) / config.factor;
-    case RopeConfig::Scaling::kLlama3: return llama3_frequencies(config);
-    case RopeConfig::Scaling::kYarn: return yarn_frequencies(config);
+    case RopeConfig::Scaling::kNone:
+      return plain_frequencies(config);
+    case RopeConfig::Scaling::kLinear:
+      return plain_frequencies(config) / config.factor;
+    case RopeConfig::Scaling::kLlama3:
+      return llama3_frequencies(config);
+    case RopeConfig::Scaling::kYarn:
+      return yarn_frequencies(config);
   }
   return {};
 }

@@ -38,8 +38,7 @@ struct Transformer::Impl {
   NamedTensors parameters;
   std::int64_t num_parameters = 0;
 
-  Impl(const ModelConfig& model_config, Weights& weights, at::ScalarType dtype,
-       at::Device device);
+  Impl(const ModelConfig& model_config, Weights& weights, at::ScalarType dtype, at::Device device);
 };
 
 namespace {
@@ -51,8 +50,8 @@ Layer make_layer(Weights& weights, const ModelConfig& config, const families::Te
   };
   Layer layer;
   layer.attention_norm = weights.take(name(names.attention_norm), {config.hidden_size});
-  layer.attention = make_attention(weights, name(names.attention), config,
-                                   layer_idx * config.modules_per_layer);
+  layer.attention =
+      make_attention(weights, name(names.attention), config, layer_idx * config.modules_per_layer);
   layer.feed_forward_norm = weights.take(name(names.feed_forward_norm), {config.hidden_size});
   layer.feed_forward = make_feed_forward(weights, name(names.feed_forward), config, layer_idx);
   return layer;
@@ -81,10 +80,10 @@ void refuse_extra_tensors(const Checkpoint& checkpoint, const std::set<std::stri
                           const ModelConfig& config) {
   for (const auto& [name, entry] : checkpoint.tensors()) {
     if (taken.count(name) != 0 || is_unneeded(name, config)) continue;
-    throw_bad_input(checkpoint.folder().string(),
-                    fmt::format("only tensors of a {} with {} layers", config.family,
-                                config.num_layers),
-                    fmt::format("an extra tensor {}", quote_name(name)));
+    throw_bad_input(
+        checkpoint.folder().string(),
+        fmt::format("only tensors of a {} with {} layers", config.family, config.num_layers),
+        fmt::format("an extra tensor {}", quote_name(name)));
   }
 }
 
@@ -94,21 +93,19 @@ void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
   LOZA_CHECK(batch.ids.dim() == 1 && batch.offsets.back() == batch.ids.size(0),
              batch.offsets.back(), batch.ids.size(0));
   LOZA_CHECK(batch.positions.sizes() == batch.ids.sizes());
-  LOZA_CHECK(batch.begin_layer >= 0 && batch.begin_layer <= config.num_layers,
-             batch.begin_layer);
+  LOZA_CHECK(batch.begin_layer >= 0 && batch.begin_layer <= config.num_layers, batch.begin_layer);
   LOZA_CHECK(batch.hidden.defined() || batch.begin_layer == 0, batch.begin_layer);
   if (batch.kv == nullptr) return;
   LOZA_CHECK(batch.plan != nullptr);
   LOZA_CHECK(!batch.hidden.defined() && batch.layer_inputs == nullptr);
   LOZA_CHECK(batch.plan->num_modules() == config.num_modules(), batch.plan->num_modules());
-  LOZA_CHECK(static_cast<std::int64_t>(batch.kv->size()) == config.num_modules(),
-             batch.kv->size());
+  LOZA_CHECK(static_cast<std::int64_t>(batch.kv->size()) == config.num_modules(), batch.kv->size());
 }
 
 }  // namespace
 
-Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights,
-                        at::ScalarType dtype, at::Device device)
+Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights, at::ScalarType dtype,
+                        at::Device device)
     : config(model_config), dtype(dtype), device(device), rope(config.rope, device) {
   const families::TensorNames& names = families::family_of(config).names;
   embedding = weights.take(names.embedding, {config.vocab_size, config.hidden_size});
@@ -116,9 +113,8 @@ Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights,
     layers.push_back(make_layer(weights, config, names, i));
   }
   final_norm = weights.take(names.final_norm, {config.hidden_size});
-  head = config.tied_embeddings
-             ? embedding
-             : weights.take(names.head, {config.vocab_size, config.hidden_size});
+  head = config.tied_embeddings ? embedding
+                                : weights.take(names.head, {config.vocab_size, config.hidden_size});
   parameters = weights.parameters();
   for (const auto& [name, tensor] : parameters) num_parameters += tensor.numel();
 }
@@ -126,8 +122,8 @@ Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights,
 Transformer Transformer::load(const Checkpoint& checkpoint, at::ScalarType dtype,
                               at::Device device) {
   const at::NoGradGuard no_grad;
-  const ModelConfig config = read_model_config(
-      checkpoint.config(), (checkpoint.folder() / "config.json").string());
+  const ModelConfig config =
+      read_model_config(checkpoint.config(), (checkpoint.folder() / "config.json").string());
   // Once without memory, to see that every tensor is there and right.
   Weights check(checkpoint, dtype, at::kMeta);
   Impl(config, check, dtype, at::kMeta);
@@ -141,7 +137,8 @@ std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   Weights weights;
   const Transformer::Impl model(config, weights, at::kFloat, at::kMeta);
   std::vector<ParameterShape> shapes;
-  for (const auto& [name, tensor] : model.parameters) shapes.push_back({name, tensor.sizes().vec()});
+  for (const auto& [name, tensor] : model.parameters)
+    shapes.push_back({name, tensor.sizes().vec()});
   return shapes;
 }
 
@@ -166,8 +163,7 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
   const double eps = impl_->config.norm_eps;
   const ForwardContext context(batch, impl_->rope);
   // [T, hidden], the residual stream
-  at::Tensor x =
-      batch.hidden.defined() ? batch.hidden : at::embedding(impl_->embedding, batch.ids);
+  at::Tensor x = batch.hidden.defined() ? batch.hidden : at::embedding(impl_->embedding, batch.ids);
   for (std::int64_t i = batch.begin_layer; i < impl_->config.num_layers; ++i) {
     const Layer& layer = impl_->layers[static_cast<std::size_t>(i)];
     if (batch.layer_inputs != nullptr) batch.layer_inputs->push_back(x);
@@ -194,8 +190,8 @@ ForwardBatch ForwardBatch::whole(const std::vector<std::int64_t>& ids, Attention
 at::Tensor PlannedCore::attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const attention::Sequences& sequences,
                                double scale) {
-  return attention::attend(q, k, v, sequences,
-                           plan_.patterns[static_cast<std::size_t>(module_idx)], scale);
+  return attention::attend(q, k, v, sequences, plan_.patterns[static_cast<std::size_t>(module_idx)],
+                           scale);
 }
 
 }  // namespace loza

@@ -50,12 +50,12 @@ class PlannedCore : public AttentionCore {
 struct ForwardBatch {
   static constexpr std::int64_t kMaxDecodeTokens = 8;
 
-  at::Tensor ids;                      // [T] int64
-  at::Tensor positions;                // [T] int64, what RoPE rotates by
-  std::vector<std::int64_t> offsets;   // [B+1] from 0 to T
+  at::Tensor ids;                     // [T] int64
+  at::Tensor positions;               // [T] int64, what RoPE rotates by
+  std::vector<std::int64_t> offsets;  // [B+1] from 0 to T
   AttentionCore* core = nullptr;
-  const AttentionPlan* plan = nullptr;               // with kv
-  const std::vector<PagedKvView>* kv = nullptr;      // [modules]; lengths include the new tokens
+  const AttentionPlan* plan = nullptr;           // with kv
+  const std::vector<PagedKvView>* kv = nullptr;  // [modules]; lengths include the new tokens
 
   // With core, a pass may begin between two layers, and be looked at there.
   std::int64_t begin_layer = 0;
@@ -115,8 +115,7 @@ class Transformer {
 // Writes a small random checkpoint of a family, with its tokenizer, that transformers loads.
 // The same seed gives the same bytes. Throws Error(kUsage) for an unknown family, or when the
 // target has files already.
-void make_tiny(const std::string& family, const std::filesystem::path& target,
-               std::uint64_t seed);
+void make_tiny(const std::string& family, const std::filesystem::path& target, std::uint64_t seed);
 
 // The families that make_tiny knows.
 std::vector<std::string> tiny_families();

@@ -33,8 +33,7 @@ class Weights {
     at::Tensor whole;
     std::vector<at::Tensor> parts;
   };
-  Stack take_stacked(const std::vector<std::string>& names,
-                     const std::vector<std::int64_t>& sizes,
+  Stack take_stacked(const std::vector<std::string>& names, const std::vector<std::int64_t>& sizes,
                      const std::vector<std::int64_t>& rest);
   // Records a tensor that is part of another one, filled by fill().
   void add_parameter(const std::string& name, const at::Tensor& tensor);

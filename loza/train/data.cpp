@@ -69,9 +69,8 @@ struct Data::Source {
 
 Data::Source::Source(const std::string& name, const DataOptions& options,
                      const Tokenizer& tokenizer)
-    : task(find_task(name)), encode([&tokenizer](std::string_view text) {
-        return tokenizer.encode(text);
-      }) {
+    : task(find_task(name)),
+      encode([&tokenizer](std::string_view text) { return tokenizer.encode(text); }) {
   if (task != nullptr) {
     prepare_task(options);
   } else if (name.find('.') != std::string::npos || name.find('/') != std::string::npos) {

@@ -21,8 +21,8 @@ struct DataOptions {
   // What is mixed, comma separated: names of generated tasks ("lines", "niah", "noise", ...)
   // and files (a path with a '.' or '/'): rows of JSONL, or plain text.
   std::string sources;
-  std::int64_t length = 2048;       // tokens of a generated document
-  std::int64_t num_questions = 8;   // of a generated document
+  std::int64_t length = 2048;         // tokens of a generated document
+  std::int64_t num_questions = 8;     // of a generated document
   std::filesystem::path prose, code;  // haystacks of the tasks that need one; may be empty
 };
 

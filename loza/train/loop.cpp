@@ -23,7 +23,8 @@ constexpr const char* kOptimizer = "optimizer.";
 std::string first_bad_gradient(const NamedTensors& parameters) {
   for (const auto& [name, tensor] : parameters) {
     if (!tensor.grad().defined()) continue;
-    const auto num_bad = tensor.grad().numel() - at::isfinite(tensor.grad()).sum().item<std::int64_t>();
+    const auto num_bad =
+        tensor.grad().numel() - at::isfinite(tensor.grad()).sum().item<std::int64_t>();
     if (num_bad > 0) return fmt::format("{} of {} elements of '{}'", num_bad, tensor.numel(), name);
   }
   return "none, but their norm overflows";
@@ -107,11 +108,11 @@ void Trainer::accumulate(StepReport& report) {
 void Trainer::note_bad_step(const StepReport& report) {
   ++num_skipped_;
   ++bad_in_a_row_;
-  const std::string seen =
-      fmt::format("loss {}, gradient norm {} (not finite: {}) at step {}, learning rate {:g}, {} "
-                  "tokens",
-                  report.loss, report.grad_norm, first_bad_gradient(optimizer_.parameters()),
-                  report.step, report.lr, report.num_tokens);
+  const std::string seen = fmt::format(
+      "loss {}, gradient norm {} (not finite: {}) at step {}, learning rate {:g}, {} "
+      "tokens",
+      report.loss, report.grad_norm, first_bad_gradient(optimizer_.parameters()), report.step,
+      report.lr, report.num_tokens);
   if (bad_in_a_row_ < options_.max_bad_steps) {
     spdlog::warn("training: step skipped: {}", seen);
     return;
@@ -161,7 +162,8 @@ void Trainer::resume(const std::filesystem::path& folder) {
   std::map<std::string, at::Tensor> parameters;
   NamedTensors optimizer;
   for (const auto& [name, tensor] : snapshot.tensors) {
-    if (name.starts_with(kParameter)) parameters[name.substr(std::string(kParameter).size())] = tensor;
+    if (name.starts_with(kParameter))
+      parameters[name.substr(std::string(kParameter).size())] = tensor;
     if (name.starts_with(kOptimizer)) {
       optimizer.emplace_back(name.substr(std::string(kOptimizer).size()), tensor);
     }

@@ -17,17 +17,17 @@ struct TrainOptions {
   double clip_norm = 0;                 // gradients are scaled down to this norm; 0: never
   std::int64_t max_bad_steps = 3;       // in a row, then the run ends
   OptimizerOptions optimizer;
-  Schedule schedule;                    // num_steps among it
+  Schedule schedule;  // num_steps among it
 };
 
 // What a step did.
 struct StepReport {
   std::int64_t step = 0;
-  double loss = 0;         // mean of the documents'
-  double grad_norm = 0;    // before clipping
+  double loss = 0;       // mean of the documents'
+  double grad_norm = 0;  // before clipping
   double lr = 0;
   std::int64_t num_tokens = 0;
-  bool skipped = false;    // loss or gradient was not finite: nothing was updated
+  bool skipped = false;  // loss or gradient was not finite: nothing was updated
 };
 
 // The optimisation loop: draws documents, takes a loss, follows its gradient. It knows neither

@@ -36,10 +36,10 @@ at::Tensor load_moment(const std::map<std::string, at::Tensor>& state, const std
   }
   const at::Tensor& moment = found->second;
   if (moment.sizes() != parameter.sizes() || moment.scalar_type() != parameter.scalar_type()) {
-    throw_bad_input(fmt::format("{}: tensor '{}'", place, name),
-                    fmt::format("{} elements of the parameter's type", parameter.numel()),
-                    fmt::format("{} elements of {}", moment.numel(),
-                                c10::toString(moment.scalar_type())));
+    throw_bad_input(
+        fmt::format("{}: tensor '{}'", place, name),
+        fmt::format("{} elements of the parameter's type", parameter.numel()),
+        fmt::format("{} elements of {}", moment.numel(), c10::toString(moment.scalar_type())));
   }
   return moment.clone();
 }

@@ -15,8 +15,8 @@ struct Leaves {
   at::Tensor q, k, v;
 };
 
-Leaves leaves_of(at::ScalarType dtype, std::int64_t len, std::int64_t heads,
-                 std::int64_t key_heads, std::int64_t qk_size, std::int64_t v_size) {
+Leaves leaves_of(at::ScalarType dtype, std::int64_t len, std::int64_t heads, std::int64_t key_heads,
+                 std::int64_t qk_size, std::int64_t v_size) {
   torch::manual_seed(5);
   const auto leaf = [&](std::int64_t of_heads, std::int64_t size) {
     return torch::randn({len, of_heads, size}, at::kDouble).to(dtype).requires_grad_(true);

@@ -123,8 +123,8 @@ TEST(Criteria, NllIsItsDefinition) {
   const at::NoGradGuard no_grad;
   const Transformer model = load({});
   for (const bool mirror : {false, true}) {
-    CalibrateOptions options{.criterion = mirror ? "nll-mirror" : "nll", .pattern = kPattern,
-                             .num_steps = 2};
+    CalibrateOptions options{
+        .criterion = mirror ? "nll-mirror" : "nll", .pattern = kPattern, .num_steps = 2};
     const std::vector<double> alpha = calibrate(model, draw, options).alpha;
     for (std::size_t module = 0; module < 6; ++module) {
       std::vector<bool> base(6, !mirror), changed = base;
@@ -195,9 +195,11 @@ TEST(GatedCore, GradientsEqualFiniteDifferences) {
   };
   int cases = 0;
   for (const bool distill : {true, false}) {
-    for (const auto& start : std::vector<std::vector<double>>{
-             {0.3, 0.9, 0.5, 0.7, 0.1, 0.6}, {1, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 0},
-             {1, 0, 0.5, 1, 0, 0.5}, {-0.2, 1.3, 0.4, 0.8, 2, -1}}) {
+    for (const auto& start : std::vector<std::vector<double>>{{0.3, 0.9, 0.5, 0.7, 0.1, 0.6},
+                                                              {1, 1, 1, 1, 1, 1},
+                                                              {0, 0, 0, 0, 0, 0},
+                                                              {1, 0, 0.5, 1, 0, 0.5},
+                                                              {-0.2, 1.3, 0.4, 0.8, 2, -1}}) {
       at::Tensor gates = torch::tensor(start, at::kDouble).requires_grad_();
       loss(gates, distill).backward();
       const at::Tensor grad = gates.grad().clone();
@@ -271,7 +273,7 @@ TEST(GatedCore, MixesInBetween) {
 TEST(GatedCore, SkipsWhatIsSeenWhole) {
   const Transformer model = load({});
   const auto run = [&](const std::vector<std::int64_t>& lengths, const at::Tensor& gates) {
-    GatedCore core(gates, kPattern);
+    GatedCore core(gates, {16, 1, 2});  // blocks of whole vector lanes: the same sums
     ForwardBatch batch = ForwardBatch::whole(random_ids(lengths[0] + lengths[1], 5), core);
     batch.positions = at::cat({at::arange(lengths[0]), at::arange(lengths[1])});
     batch.offsets = {0, lengths[0], lengths[0] + lengths[1]};
@@ -279,18 +281,18 @@ TEST(GatedCore, SkipsWhatIsSeenWhole) {
   };
   for (const double start : {0.0, 0.4, 1.0}) {
     at::Tensor gates = at::full({6}, start).requires_grad_();
-    const at::Tensor short_ones = run({24, 20}, gates);
+    const at::Tensor short_ones = run({48, 40}, gates);
     EXPECT_FALSE(short_ones.requires_grad());
-    EXPECT_TRUE(bit_equal(short_ones, run({24, 20}, at::ones({6}))));
+    EXPECT_TRUE(bit_equal(short_ones, run({48, 40}, at::ones({6}))));
 
-    const at::Tensor mixed = run({24, 60}, gates);
+    const at::Tensor mixed = run({48, 120}, gates);
     ASSERT_TRUE(mixed.requires_grad());
-    EXPECT_TRUE(bit_equal(mixed.slice(0, 0, 24), run({24, 60}, at::ones({6})).slice(0, 0, 24)));
-    mixed.slice(0, 0, 24).square().sum().backward();
+    EXPECT_TRUE(bit_equal(mixed.slice(0, 0, 48), run({48, 120}, at::ones({6})).slice(0, 0, 48)));
+    mixed.slice(0, 0, 48).square().sum().backward();
     // Rows that see everything: both branches are equal and the gradient is 0.
     EXPECT_EQ(gates.grad().abs().max().item<double>(), 0) << start;
     gates.mutable_grad().zero_();
-    (run({24, 60}, gates).slice(0, 60) * at::arange(48)).sum().backward();
+    (run({48, 120}, gates).slice(0, 120) * at::arange(48)).sum().backward();
     EXPECT_GT(gates.grad().abs().min().item<double>(), 0) << start;
   }
 }
@@ -383,14 +385,15 @@ TEST(Convert, ChangesTheConfigAlone) {
   const FarModel far;
   far.write(folder / "model");
   folder.write("model/chat_template.jinja", "{{ anything }}\n");
-  const AttentionPlan plan = AttentionPlan::from_choice({true, false, true, false, true, false},
-                                                        {128, 1, 7}, "test");
+  const AttentionPlan plan =
+      AttentionPlan::from_choice({true, false, true, false, true, false}, {128, 1, 7}, "test");
   convert_model(folder / "model", folder / "zigzag", plan);
-  EXPECT_EQ(bytes_of(folder / "model/model.safetensors"), bytes_of(folder / "zigzag/model.safetensors"));
+  EXPECT_EQ(bytes_of(folder / "model/model.safetensors"),
+            bytes_of(folder / "zigzag/model.safetensors"));
   EXPECT_EQ(bytes_of(folder / "zigzag/chat_template.jinja"), "{{ anything }}\n");
   Json config = parse_json(bytes_of(folder / "zigzag/config.json"), "config");
-  const Json expected = {{"sink_size", 128}, {"recent_size", 896}, {"sparsity", 0.5},
-                         {"layer_type", "101010"}};
+  const Json expected = {
+      {"sink_size", 128}, {"recent_size", 896}, {"sparsity", 0.5}, {"layer_type", "101010"}};
   EXPECT_EQ(config["streaming_sparse_attention"], expected);
   config.erase("streaming_sparse_attention");
   EXPECT_EQ(config, parse_json(bytes_of(folder / "model/config.json"), "config"));

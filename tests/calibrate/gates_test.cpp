@@ -119,8 +119,9 @@ TEST(GatesFile, ReadsTheSmallestFile) {
   EXPECT_EQ(gates.alpha, (std::vector<double>{1, 0.5, -2000, 0}));
   EXPECT_EQ(gates.criterion, "");
   EXPECT_EQ(parse_gates(R"({"alpha": [1]})", "gates.json").alpha.size(), 1u);
-  EXPECT_EQ(parse_gates(R"({"note": [{"x": null}], "alpha": [1], "criterion": "mine"})", "g").criterion,
-            "mine");
+  EXPECT_EQ(
+      parse_gates(R"({"note": [{"x": null}], "alpha": [1], "criterion": "mine"})", "g").criterion,
+      "mine");
 }
 
 TEST(GatesFile, ReadsWhatItWrote) {
@@ -146,8 +147,8 @@ TEST(GatesFile, RefusesHostileFiles) {
   HostileSuite suite("gates files");
   const auto refuse = [&](const std::string& name, const std::string& fragment,
                           const std::string& text, std::optional<std::int64_t> modules = {}) {
-    suite.expect_bad_input(name, fragment, [&] { parse_gates(text, "gates.json", modules); },
-                           text.size());
+    suite.expect_bad_input(
+        name, fragment, [&] { parse_gates(text, "gates.json", modules); }, text.size());
   };
   refuse("empty", "valid JSON", "");
   refuse("spaces", "valid JSON", "   ");

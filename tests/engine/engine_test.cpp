@@ -170,8 +170,7 @@ TEST_P(EngineOf, TextDoesNotDependOnTheCompany) {
     requests.push_back(request_of(tiny().random_ids(1 + i * 7 % 50, 10 + i), 3 + i * 5 % 17));
     if (i % 3 == 1) requests.back().sampling = {0.8, 20, 0.95, 0, static_cast<std::uint64_t>(i)};
   }
-  Engine engine(tiny().model, tiny().zigzag(), &tiny().tokenizer,
-                {4, 200, 32, 0, /*poison=*/true});
+  Engine engine(tiny().model, tiny().zigzag(), &tiny().tokenizer, {4, 200, 32, 0, /*poison=*/true});
   for (const Request& request : requests) engine.submit(request);
   std::int64_t num_done = 0;
   while (engine.has_work()) {
@@ -388,8 +387,8 @@ TEST_P(EngineOf, SpeedIsMeasured) {
     EXPECT_EQ(speed.length, length);
     EXPECT_GT(speed.prefill_per_second, 0);
     EXPECT_GT(speed.decode_per_second, 0);
-    EXPECT_EQ(speed.kv, kv_bytes_at(kv_row_of(tiny().model.config(), DType::kF32), plan.patterns,
-                                    length));
+    EXPECT_EQ(speed.kv,
+              kv_bytes_at(kv_row_of(tiny().model.config(), DType::kF32), plan.patterns, length));
   }
   options.budget_bytes = 100;
   EXPECT_THROW(measure_speed(tiny().model, plan, 64, options), Error);

@@ -118,8 +118,8 @@ TEST_P(ElementwiseOf, Rotate) {
           };
           const at::Tensor cos = rotation.cos.unsqueeze(1), sin = rotation.sin.unsqueeze(1);
           const at::Tensor a = part(0) * cos - part(1) * sin, b = part(1) * cos + part(0) * sin;
-          const at::Tensor pairs = interleaved ? at::stack({a, b}, -1).flatten(-2)
-                                               : at::cat({a, b}, -1);
+          const at::Tensor pairs =
+              interleaved ? at::stack({a, b}, -1).flatten(-2) : at::cat({a, b}, -1);
           return at::cat({x.narrow(-1, 0, prefix), pairs.to(x.scalar_type())}, -1);
         };
         expect_close([=](const auto& in) { return rotate(in[0], rotation, prefix); },
@@ -134,8 +134,8 @@ TEST_P(ElementwiseOf, StridedRowsGiveTheSameNumbers) {
   const at::Tensor wide = at::randn({7, 6, 40});
   const at::Tensor strided = wide.narrow(1, 2, 3).narrow(2, 8, 32);
   const at::Tensor weight = at::randn({32});
-  EXPECT_TRUE(at::equal(rms_norm(strided, weight, 1e-6),
-                        rms_norm(strided.contiguous(), weight, 1e-6)));
+  EXPECT_TRUE(
+      at::equal(rms_norm(strided, weight, 1e-6), rms_norm(strided.contiguous(), weight, 1e-6)));
   RopeConfig config;
   config.size = 32;
   const Rotation rotation = Rope(config, at::kCPU).at(at::arange(7, at::kLong));

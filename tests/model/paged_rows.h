@@ -58,8 +58,8 @@ class PagedRows {
 
  private:
   struct Module {
-    at::Tensor memory;                            // [pages, page_len, row + padding]
-    std::vector<std::int32_t> table, batch_table; // [sequences, slots]
+    at::Tensor memory;                             // [pages, page_len, row + padding]
+    std::vector<std::int32_t> table, batch_table;  // [sequences, slots]
     std::int64_t slots = 0;
     PagedKvView view;
   };
@@ -88,7 +88,8 @@ class PagedRows {
     module.memory = at::full({num_pages, page_len, row}, std::numeric_limits<double>::quiet_NaN(),
                              at::TensorOptions(dtype));
     view.dtype = dtype == at::kBFloat16 ? DType::kBF16
-                 : dtype == at::kDouble ? DType::kF64 : DType::kF32;
+                 : dtype == at::kDouble ? DType::kF64
+                                        : DType::kF32;
     view.pages = module.memory.data_ptr();
     view.page_stride = page_len * row;
     view.row_stride = row;

@@ -73,7 +73,8 @@ at::Tensor run_pieces(const Transformer& model, const AttentionPlan& plan, Paged
   batch.offsets = {0};
   for (const Piece& piece : pieces) {
     for (std::int64_t pos = piece.begin; pos < piece.end; ++pos) {
-      tokens.push_back(ids[static_cast<std::size_t>(piece.sequence)][static_cast<std::size_t>(pos)]);
+      tokens.push_back(
+          ids[static_cast<std::size_t>(piece.sequence)][static_cast<std::size_t>(pos)]);
       positions.push_back(pos);
     }
     batch.offsets.push_back(static_cast<std::int64_t>(tokens.size()));
@@ -155,10 +156,9 @@ TEST_P(Families, SequencesOfABatchDoNotMeet) {
     // Over pages: a ragged prefill, then all of them one token at a time, in another order.
     PagedRows rows(model.config(), plan_case.plan, at::kFloat, 3, 80, plan_case.page_len,
                    ForwardBatch::kMaxDecodeTokens, 7);
-    const at::Tensor prefilled = run_pieces(model, plan_case.plan, rows, ids,
-                                            {{2, 0, 60}, {0, 0, 48}, {1, 0, 1}});
-    EXPECT_LE(relative_error(prefilled, at::cat({alone[2].slice(0, 0, 60),
-                                                 alone[0].slice(0, 0, 48),
+    const at::Tensor prefilled =
+        run_pieces(model, plan_case.plan, rows, ids, {{2, 0, 60}, {0, 0, 48}, {1, 0, 1}});
+    EXPECT_LE(relative_error(prefilled, at::cat({alone[2].slice(0, 0, 60), alone[0].slice(0, 0, 48),
                                                  alone[1].slice(0, 0, 1)})),
               kTolerance)
         << plan_case.name;
@@ -166,9 +166,9 @@ TEST_P(Families, SequencesOfABatchDoNotMeet) {
       const at::Tensor out =
           run_pieces(model, plan_case.plan, rows, ids,
                      {{1, 1 + i, 2 + i}, {2, 60 + i, 61 + i}, {0, 48 + i, 49 + i}});
-      EXPECT_LE(relative_error(out, at::stack({alone[1][1 + i], alone[2][60 + i],
-                                               alone[0][48 + i]})),
-                kTolerance)
+      EXPECT_LE(
+          relative_error(out, at::stack({alone[1][1 + i], alone[2][60 + i], alone[0][48 + i]})),
+          kTolerance)
           << plan_case.name;
     }
   }
@@ -179,8 +179,8 @@ TEST_P(Families, StreamingIsExactUpToItsLength) {
   const BlockPattern pattern{16, 1, 2};
   const std::vector<std::int64_t> ids = random_ids(pattern.exact_len() + 1, 4);
   const AttentionPlan streaming = plan_of("1111", pattern), dense = AttentionPlan::dense(4);
-  for (const std::int64_t length : {std::int64_t{1}, std::int64_t{16}, std::int64_t{47},
-                                    pattern.exact_len()}) {
+  for (const std::int64_t length :
+       {std::int64_t{1}, std::int64_t{16}, std::int64_t{47}, pattern.exact_len()}) {
     const std::vector<std::int64_t> start(ids.begin(), ids.begin() + length);
     EXPECT_TRUE(at::equal(whole(model, streaming, start), whole(model, dense, start))) << length;
   }
@@ -421,8 +421,8 @@ TEST(Transformer, DtypesByName) {
 TEST(MakeTiny, RefusesUnknownFamiliesAndFullFolders) {
   const testing::TempFolder folder;
   folder.write("full/file", "x");
-  for (const auto& [family, target] : {std::pair<std::string, std::string>{"gpt2", "new"},
-                                       {"llama", "full"}}) {
+  for (const auto& [family, target] :
+       {std::pair<std::string, std::string>{"gpt2", "new"}, {"llama", "full"}}) {
     try {
       make_tiny(family, folder / target, 0);
       FAIL() << family;

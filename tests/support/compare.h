@@ -65,8 +65,7 @@ inline ::testing::AssertionResult is_close(const std::vector<double>& out,
     if (!std::isfinite(ref[i])) {
       // NaN and inf may stand for each other, inf and -inf may not.
       if (out[i] == -ref[i]) {
-        return fail() << fmt::format("[{}]: {}, expected {}; {}", i, out[i], ref[i],
-                                     rerun_line());
+        return fail() << fmt::format("[{}]: {}, expected {}; {}", i, out[i], ref[i], rerun_line());
       }
       continue;
     }

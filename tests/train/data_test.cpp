@@ -54,7 +54,8 @@ TEST_F(DataTest, IsAFunctionOfSeedAndIndex) {
 }
 
 TEST_F(DataTest, SeesEachSourceOnceARoundAndEachRowOnceAnEpoch) {
-  const Data data = open(write_rows("a.jsonl", 7).string() + "," + write_rows("b.jsonl", 3).string());
+  const Data data =
+      open(write_rows("a.jsonl", 7).string() + "," + write_rows("b.jsonl", 3).string());
   for (const std::uint64_t seed : {0, 5, 123456789}) {
     std::multiset<std::string> rows;
     for (std::int64_t i = 0; i < 2 * 21; ++i) rows.insert(text_of(data.draw(seed, i)));

@@ -71,8 +71,11 @@ TrainOptions options_of(std::int64_t num_steps) {
   options.documents_per_step = 2;
   options.clip_norm = 0.1;
   options.optimizer.weight_decay = 0.1;
-  options.schedule = {.peak = 0.05, .num_steps = num_steps, .warmup_steps = 5,
-                      .decay = Schedule::Decay::kCosine, .decay_steps = 30};
+  options.schedule = {.peak = 0.05,
+                      .num_steps = num_steps,
+                      .warmup_steps = 5,
+                      .decay = Schedule::Decay::kCosine,
+                      .decay_steps = 30};
   return options;
 }
 
@@ -113,15 +116,16 @@ TEST(Trainer, AveragesDocumentsAndClips) {
   options.clip_norm = 0.5;
   options.schedule = {.peak = 0.1, .num_steps = 2};
   double seen_grad = 0;
-  Trainer trainer({{"w", w}}, options,
-                  [](std::uint64_t, std::int64_t index) {
-                    TokenizedDocument document;
-                    document.ids = {index};
-                    return document;
-                  },
-                  [&](const TokenizedDocument& document) {
-                    return w.sum() * (document.ids[0] % 2 == 0 ? 1.0 : 3.0);
-                  });
+  Trainer trainer(
+      {{"w", w}}, options,
+      [](std::uint64_t, std::int64_t index) {
+        TokenizedDocument document;
+        document.ids = {index};
+        return document;
+      },
+      [&](const TokenizedDocument& document) {
+        return w.sum() * (document.ids[0] % 2 == 0 ? 1.0 : 3.0);
+      });
   const StepReport report = trainer.step();
   seen_grad = w.grad().item<double>();
   EXPECT_DOUBLE_EQ(report.loss, 2);
@@ -144,7 +148,10 @@ TEST(Trainer, ResumesBitEqual) {
   first.save(folder.path());
 
   Problem after;
-  { const at::NoGradGuard no_grad; after.weight.fill_(99); }
+  {
+    const at::NoGradGuard no_grad;
+    after.weight.fill_(99);
+  }
   Trainer second = trainer_of(after, options_of(40));
   ASSERT_EQ(latest_snapshot(folder.path()), snapshot_folder(folder.path(), 20));
   second.resume(*latest_snapshot(folder.path()));
@@ -189,15 +196,16 @@ class ScriptedRun {
   Trainer trainer() {
     TrainOptions options;
     options.schedule = {.peak = 0.1, .num_steps = static_cast<std::int64_t>(scales_.size())};
-    return Trainer({{"w", w}}, options,
-                   [](std::uint64_t, std::int64_t index) {
-                     TokenizedDocument document;
-                     document.ids = {index};
-                     return document;
-                   },
-                   [this](const TokenizedDocument& document) {
-                     return w.sum() * scales_[static_cast<std::size_t>(document.ids[0])];
-                   });
+    return Trainer(
+        {{"w", w}}, options,
+        [](std::uint64_t, std::int64_t index) {
+          TokenizedDocument document;
+          document.ids = {index};
+          return document;
+        },
+        [this](const TokenizedDocument& document) {
+          return w.sum() * scales_[static_cast<std::size_t>(document.ids[0])];
+        });
   }
 
   at::Tensor w = at::ones({2}).requires_grad_();

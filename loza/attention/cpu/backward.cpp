@@ -210,8 +210,7 @@ void run_wave(const Call& call, const Wave& wave) {
         work.runs[work.runs.size() - 1 - static_cast<std::size_t>(i)].compute(call, work.keys);
       });
   for_each_in_wave(
-      wave,
-      [&](const HeadWork& work) { return (work.head.rows.end_pos() + block - 1) / block; },
+      wave, [&](const HeadWork& work) { return (work.head.rows.end_pos() + block - 1) / block; },
       [&](const HeadWork& work, std::int64_t block_idx) {
         const std::int64_t end = std::min((block_idx + 1) * block, work.head.rows.end_pos());
         for (std::int64_t pos = block_idx * block; pos < end; ++pos) {

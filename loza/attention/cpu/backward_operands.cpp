@@ -10,8 +10,7 @@
 
 namespace loza::cpu {
 
-KeyHead KeyHead::of(const ForwardParams& params, std::int64_t sequence_idx,
-                    std::int64_t key_head) {
+KeyHead KeyHead::of(const ForwardParams& params, std::int64_t sequence_idx, std::int64_t key_head) {
   KeyHead head;
   head.key_head = key_head;
   head.rows = sequence_rows(params, sequence_idx);
@@ -134,8 +133,7 @@ void QueryOperands::finish(const BackwardParams& params, const TileKernels& kern
     for (std::int64_t j = 0; j < forward.qk_size; ++j) {
       row[static_cast<std::size_t>(j)] = d_queries_.data()[j * num_rows_ + i];
     }
-    kernels.store_row(row.data(), static_cast<float>(forward.scale), forward.qk_size,
-                      forward.dtype,
+    kernels.store_row(row.data(), static_cast<float>(forward.scale), forward.qk_size, forward.dtype,
                       row_address(params.d_q, forward.dtype, first_token_ + i, head_idx_));
   }
 }

@@ -32,16 +32,15 @@ struct KeyHead {
   // Whether some query has a position; else the layout is empty.
   bool has_queries() const { return rows.q_begin < rows.q_end && first_pos < rows.end_pos(); }
 
-  static KeyHead of(const ForwardParams& params, std::int64_t sequence_idx,
-                    std::int64_t key_head);
+  static KeyHead of(const ForwardParams& params, std::int64_t sequence_idx, std::int64_t key_head);
 };
 
 // Keys and values of a key head as A operands, in the layout's order.
 class KeyOperands {
  public:
   // REQUIRES: the arguments outlive it.
-  KeyOperands(const ForwardParams& params, const TileKernels& kernels,
-              const BackwardSizes& sizes, const KeyHead& head);
+  KeyOperands(const ForwardParams& params, const TileKernels& kernels, const BackwardSizes& sizes,
+              const KeyHead& head);
 
   // Different blocks may be packed at the same time.
   void pack_block(std::int64_t slot);
@@ -63,9 +62,9 @@ class KeyOperands {
 class QueryOperands {
  public:
   // Packs the queries at positions [begin_pos, end_pos) and begins their gradient at 0.
-  void start(const BackwardParams& params, const TileKernels& kernels,
-             const BackwardSizes& sizes, const SequenceRows& sequence, std::int64_t head_idx,
-             std::int64_t begin_pos, std::int64_t end_pos);
+  void start(const BackwardParams& params, const TileKernels& kernels, const BackwardSizes& sizes,
+             const SequenceRows& sequence, std::int64_t head_idx, std::int64_t begin_pos,
+             std::int64_t end_pos);
 
   void fill(BackwardStep& step) const;
 

@@ -31,12 +31,10 @@ std::int64_t first_query_pos(const DecodeParams& params, std::int64_t sequence_i
   return params.kv.lengths[sequence_idx] - params.q_len;
 }
 
-void add_splits(const DecodeParams& params, std::int64_t sequence_idx,
-                std::vector<Split>& splits) {
+void add_splits(const DecodeParams& params, std::int64_t sequence_idx, std::vector<Split>& splits) {
   const std::int64_t length = params.kv.lengths[sequence_idx];
   if (length == 0) return;
-  const std::int64_t first_pos =
-      std::max<std::int64_t>(0, first_query_pos(params, sequence_idx));
+  const std::int64_t first_pos = std::max<std::int64_t>(0, first_query_pos(params, sequence_idx));
   const KeyLayout layout = KeyLayout::of(params.pattern, first_pos, length);
   std::int64_t current = -1;
   for (const BlockRange& range : {BlockRange{0, layout.num_sink_blocks}, layout.recent}) {
@@ -124,8 +122,8 @@ class Decode {
     queries.clear();
     for (std::int64_t t = 0; t < params_.q_len; ++t) {
       for (std::int64_t h = key_head * group_; h < (key_head + 1) * group_; ++h) {
-        queries.push_back(row_address(params_.q, params_.kv.dtype,
-                                      sequence_idx * params_.q_len + t, h));
+        queries.push_back(
+            row_address(params_.q, params_.kv.dtype, sequence_idx * params_.q_len + t, h));
       }
     }
     rows.start(kernels_, sizes_, queries);
@@ -144,8 +142,8 @@ class Decode {
     packed.value_panel_stride = kernels_.words(padded_keys) * kLanes;
     packed.keys = keys.grow(padded_keys * kernels_.words(params_.qk_size));
     packed.values = values.grow(sizes_.v_panels() * packed.value_panel_stride);
-    kernels_.pack_panels_of_rows(
-        {key_rows.data(), padded_keys, params_.qk_size, params_.kv.dtype}, keys.data());
+    kernels_.pack_panels_of_rows({key_rows.data(), padded_keys, params_.qk_size, params_.kv.dtype},
+                                 keys.data());
     const bool is_finite = kernels_.pack_panels_of_size(
         {value_rows.data(), padded_keys, params_.v_size, params_.kv.dtype},
         packed.value_panel_stride, values.data());
@@ -156,8 +154,8 @@ class Decode {
     visible_after_gap.clear();
     bool has_gap = false;
     for (std::int64_t t = 0; t < params_.q_len; ++t) {
-      const VisibleColumns columns = visible_columns(
-          params_.pattern, step, first_query_pos(params_, sequence_idx) + t);
+      const VisibleColumns columns =
+          visible_columns(params_.pattern, step, first_query_pos(params_, sequence_idx) + t);
       const bool sees_sink = columns.sink.begin < columns.sink.end;
       const bool sees_both = sees_sink && columns.recent.begin < columns.recent.end;
       has_gap |= sees_both;
@@ -189,8 +187,8 @@ class Decode {
       const std::int64_t element = page_element + (pos - page_begin) * kv.row_stride;
       key_rows[static_cast<std::size_t>(i)] =
           element_address(kv.pages, kv.dtype, element + key_head * kv.k_head_stride);
-      value_rows[static_cast<std::size_t>(i)] = element_address(
-          kv.pages, kv.dtype, element + kv.v_offset + key_head * kv.v_head_stride);
+      value_rows[static_cast<std::size_t>(i)] =
+          element_address(kv.pages, kv.dtype, element + kv.v_offset + key_head * kv.v_head_stride);
     }
   }
 

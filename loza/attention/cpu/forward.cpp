@@ -42,8 +42,7 @@ void add_tiles(const ForwardParams& params, std::int64_t sequence_idx,
     const std::int64_t block_begin = (end - 1) / block * block;
     const std::int64_t begin =
         std::max(first, block_begin + (end - 1 - block_begin) / kTileRows * kTileRows);
-    const std::int64_t heads =
-        std::clamp<std::int64_t>(kMaxTileRows / (end - begin), 1, group);
+    const std::int64_t heads = std::clamp<std::int64_t>(kMaxTileRows / (end - begin), 1, group);
     for (std::int64_t g = 0; g < params.num_key_heads; ++g) {
       for (std::int64_t h = g * group; h < (g + 1) * group; h += heads) {
         tiles.push_back({sequence_idx, g, h, std::min(h + heads, (g + 1) * group), begin, end});
@@ -87,8 +86,7 @@ class Forward {
       const std::int64_t token = sequence.q_begin + pos - sequence.first_query_pos();
       queries.push_back(row_address(params_.q, params_.dtype, token, head_idx));
     });
-    rows.start(kernels_, {params_.dtype, params_.qk_size, params_.v_size, params_.scale},
-               queries);
+    rows.start(kernels_, {params_.dtype, params_.qk_size, params_.v_size, params_.scale}, queries);
   }
 
   void meet(const QueryTile& tile, const KeyStep& step, QueryRows& rows) const {

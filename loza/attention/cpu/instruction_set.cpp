@@ -17,10 +17,14 @@ std::atomic<InstructionSet>& current() {
 
 const char* instruction_set_name(InstructionSet set) {
   switch (set) {
-    case InstructionSet::kPortable: return "portable";
-    case InstructionSet::kAvx2: return "avx2";
-    case InstructionSet::kAvx512: return "avx512";
-    case InstructionSet::kAvx512Bf16: return "avx512-bf16";
+    case InstructionSet::kPortable:
+      return "portable";
+    case InstructionSet::kAvx2:
+      return "avx2";
+    case InstructionSet::kAvx512:
+      return "avx512";
+    case InstructionSet::kAvx512Bf16:
+      return "avx512-bf16";
   }
   return "?";
 }

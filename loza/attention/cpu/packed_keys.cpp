@@ -79,15 +79,14 @@ void PackedKeys::pack_block(const Head& head, std::int64_t slot) {
       words_.data() + head.values + kernels_.words(first_key) * kLanes);
 }
 
-PackedStep PackedKeys::step(std::int64_t sequence_idx, std::int64_t key_head,
-                            const KeyStep& step, std::vector<const void*>& value_rows) const {
+PackedStep PackedKeys::step(std::int64_t sequence_idx, std::int64_t key_head, const KeyStep& step,
+                            std::vector<const void*>& value_rows) const {
   const Head& head =
       heads_[static_cast<std::size_t>(sequence_idx * params_.num_key_heads + key_head)];
   const std::int64_t first_key = head.layout.packed_key(step.first_pos);
   const bool* is_finite = block_is_finite_.data() + head.first_block;
   const std::int64_t first_slot = first_key / head.layout.padded_block_size;
-  const std::int64_t last_slot =
-      (first_key + step.num_keys - 1) / head.layout.padded_block_size;
+  const std::int64_t last_slot = (first_key + step.num_keys - 1) / head.layout.padded_block_size;
   PackedStep packed;
   packed.keys = words_.data() + head.keys + first_key * qk_words_;
   packed.values = words_.data() + head.values + kernels_.words(first_key) * kLanes;

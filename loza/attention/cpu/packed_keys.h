@@ -30,7 +30,7 @@ class PackedKeys {
     KeyLayout layout;
     std::int64_t keys = 0, values = 0;  // first words
     std::int64_t value_panel_stride = 0;
-    std::int64_t first_block = 0;       // of block_is_finite_
+    std::int64_t first_block = 0;  // of block_is_finite_
   };
 
   void lay_out();

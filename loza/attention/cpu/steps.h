@@ -50,7 +50,9 @@ struct KeyLayout {
                       std::int64_t end_pos) {
     const std::int64_t block = pattern.block_size;
     const VisibleBlocks first = visible_blocks(pattern, first_query_pos / block);
-    return {block, round_up(block, kLanes), first.sink.size(),
+    return {block,
+            round_up(block, kLanes),
+            first.sink.size(),
             {first.recent.begin, (end_pos + block - 1) / block}};
   }
 
@@ -58,12 +60,10 @@ struct KeyLayout {
   // Packed keys, the padding included.
   std::int64_t num_keys() const { return num_blocks() * padded_block_size; }
   bool has(std::int64_t block_idx) const {
-    return block_idx < num_sink_blocks ||
-           (block_idx >= recent.begin && block_idx < recent.end);
+    return block_idx < num_sink_blocks || (block_idx >= recent.begin && block_idx < recent.end);
   }
   std::int64_t slot(std::int64_t block_idx) const {
-    return block_idx < num_sink_blocks ? block_idx
-                                       : block_idx - recent.begin + num_sink_blocks;
+    return block_idx < num_sink_blocks ? block_idx : block_idx - recent.begin + num_sink_blocks;
   }
   std::int64_t block_at(std::int64_t slot_idx) const {
     return slot_idx < num_sink_blocks ? slot_idx : slot_idx - num_sink_blocks + recent.begin;

@@ -11,10 +11,13 @@ const TileKernels& tile_kernels(DType dtype) {
 #ifdef __x86_64__
     case InstructionSet::kAvx512Bf16:
       return dtype == DType::kBF16 ? avx512_bf16_tile_kernels() : avx512_tile_kernels();
-    case InstructionSet::kAvx512: return avx512_tile_kernels();
-    case InstructionSet::kAvx2: return avx2_tile_kernels();
+    case InstructionSet::kAvx512:
+      return avx512_tile_kernels();
+    case InstructionSet::kAvx2:
+      return avx2_tile_kernels();
 #endif
-    default: return portable_tile_kernels();
+    default:
+      return portable_tile_kernels();
   }
 }
 

@@ -41,42 +41,42 @@ struct ColumnRange {
 
 // One step of online softmax: query rows [R] meet up to kStepKeys keys.
 struct ForwardStep {
-  std::int64_t num_rows = 0;          // R
-  std::int64_t qk_words = 0;          // words of a query or key row
-  std::int64_t v_panels = 0;          // ceil(V / 16)
-  float scale_log2 = 0;               // scale * log2(e)
-  const Word* queries = nullptr;      // A [R][qk_words]
+  std::int64_t num_rows = 0;             // R
+  std::int64_t qk_words = 0;             // words of a query or key row
+  std::int64_t v_panels = 0;             // ceil(V / 16)
+  float scale_log2 = 0;                  // scale * log2(e)
+  const Word* queries = nullptr;         // A [R][qk_words]
   const ColumnRange* visible = nullptr;  // [R]
-  const Word* keys = nullptr;         // B, panels over keys: [keys / 16][qk_words][16]
-  const Word* values = nullptr;       // B, panels over V: [v_panels][key words][16]
+  const Word* keys = nullptr;            // B, panels over keys: [keys / 16][qk_words][16]
+  const Word* values = nullptr;          // B, panels over V: [v_panels][key words][16]
   std::int64_t value_panel_stride = 0;   // words between them
   // The state, in the base-2 domain: weights are exp2(scale_log2 * q.k - max).
-  float* max = nullptr;               // [R]
-  float* sum = nullptr;               // [R][16], partial sums to be added up at the end
-  float* out = nullptr;               // [R][16 * v_panels], not yet divided by the sum
+  float* max = nullptr;  // [R]
+  float* sum = nullptr;  // [R][16], partial sums to be added up at the end
+  float* out = nullptr;  // [R][16 * v_panels], not yet divided by the sum
 };
 
 inline constexpr std::int64_t kStepKeys = 128;
 
 // The gradients of keys, values and queries where query rows [R] meet keys [N].
 struct BackwardStep {
-  std::int64_t num_rows = 0;         // R <= kTileRows, a multiple of 16
-  std::int64_t num_keys = 0;         // N <= kStepKeys
+  std::int64_t num_rows = 0;                 // R <= kTileRows, a multiple of 16
+  std::int64_t num_keys = 0;                 // N <= kStepKeys
   std::int64_t qk_words = 0, v_words = 0;    // words of rows, along D and V
   std::int64_t qk_panels = 0, v_panels = 0;  // ceil(D / 16), ceil(V / 16)
   float scale_log2 = 0;
   // Key c of the step is seen by rows r >= c + first_row.
   std::int64_t first_row = 0;
-  const Word* keys = nullptr;        // A [N][qk_words]
-  const Word* values = nullptr;      // A [N][v_words]
-  const Word* keys_transposed = nullptr;     // A [16 * qk_panels][key words]
-  std::int64_t keys_transposed_stride = 0;   // words between its rows
-  const Word* queries = nullptr;     // B, panels over rows: [R / 16][qk_words][16]
-  const Word* d_outs = nullptr;      // B, panels over rows: [R / 16][v_words][16]
-  const Word* queries_by_size = nullptr;  // B, panels over D: [qk_panels][row words][16]
-  const Word* d_outs_by_size = nullptr;   // B, panels over V: [v_panels][row words][16]
-  const float* lse_log2 = nullptr;   // [R]; +inf where a row sees nothing
-  const float* delta = nullptr;      // [R], sum of d_out * out
+  const Word* keys = nullptr;               // A [N][qk_words]
+  const Word* values = nullptr;             // A [N][v_words]
+  const Word* keys_transposed = nullptr;    // A [16 * qk_panels][key words]
+  std::int64_t keys_transposed_stride = 0;  // words between its rows
+  const Word* queries = nullptr;            // B, panels over rows: [R / 16][qk_words][16]
+  const Word* d_outs = nullptr;             // B, panels over rows: [R / 16][v_words][16]
+  const Word* queries_by_size = nullptr;    // B, panels over D: [qk_panels][row words][16]
+  const Word* d_outs_by_size = nullptr;     // B, panels over V: [v_panels][row words][16]
+  const float* lse_log2 = nullptr;          // [R]; +inf where a row sees nothing
+  const float* delta = nullptr;             // [R], sum of d_out * out
   // Added to. d_queries and d_keys lack the factor `scale`.
   float* d_queries_transposed = nullptr;  // [16 * qk_panels][R]
   float* d_keys = nullptr;                // [N][16 * qk_panels]

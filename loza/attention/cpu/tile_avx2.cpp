@@ -11,9 +11,9 @@
 namespace loza::cpu {
 
 const TileKernels& avx2_tile_kernels() {
-  static constexpr TileKernels kernels{
-      kWordElements, pack_rows,    pack_transposed, pack_panels_of_rows, pack_panels_of_size,
-      forward_step,  backward_step, store_row,       dot_rows};
+  static constexpr TileKernels kernels{kWordElements,       pack_rows,           pack_transposed,
+                                       pack_panels_of_rows, pack_panels_of_size, forward_step,
+                                       backward_step,       store_row,           dot_rows};
   return kernels;
 }
 

@@ -20,8 +20,7 @@ void add(double* to, double factor, const double* from, std::int64_t size) {
 // The heads that share one key head, of one sequence: query by query.
 //   dV_j += P_tj dO_t,   dS_tj = P_tj (dO_t . V_j - dO_t . O_t)
 //   dQ_t += scale dS_tj K_j,   dK_j += scale dS_tj Q_t
-void backward_group(const BackwardParams& params, const SequenceRows& rows,
-                    std::int64_t key_head) {
+void backward_group(const BackwardParams& params, const SequenceRows& rows, std::int64_t key_head) {
   const ForwardParams& forward = params.forward;
   const DType dtype = forward.dtype;
   const std::int64_t d = forward.qk_size, v = forward.v_size;
@@ -52,8 +51,7 @@ void backward_group(const BackwardParams& params, const SequenceRows& rows,
       const double delta = dot(d_out, out.data(), v);
       for (std::size_t j = 0; j < seen.size(); ++j) {
         const double weight = weights.of_key[j];
-        const double d_score =
-            forward.scale * weight * (dot(d_out, seen_values[j], v) - delta);
+        const double d_score = forward.scale * weight * (dot(d_out, seen_values[j], v) - delta);
         add(d_values.data() + seen[j] * v, weight, d_out, v);
         add(d_keys.data() + seen[j] * d, d_score, query, d);
         add(d_queries.data() + t * d, d_score, seen_keys[j], d);
@@ -71,9 +69,8 @@ void attend_backward(const BackwardParams& params) {
   check_params(params);
   for (std::int64_t b = 0; b < params.forward.num_sequences; ++b) {
     const SequenceRows rows = sequence_rows(params.forward, b);
-    parallel_for(params.forward.num_key_heads, [&](std::int64_t key_head) {
-      backward_group(params, rows, key_head);
-    });
+    parallel_for(params.forward.num_key_heads,
+                 [&](std::int64_t key_head) { backward_group(params, rows, key_head); });
   }
 }
 

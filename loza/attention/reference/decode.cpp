@@ -19,8 +19,7 @@ std::int64_t row_element(const PagedKvView& kv, std::int64_t sequence_idx, std::
   return page * kv.page_stride + pos % kv.page_len * kv.row_stride;
 }
 
-std::vector<double> load_run(DType dtype, const void* data, std::int64_t begin,
-                             std::int64_t size) {
+std::vector<double> load_run(DType dtype, const void* data, std::int64_t begin, std::int64_t size) {
   std::vector<double> run;
   for (std::int64_t i = 0; i < size; ++i) run.push_back(load_element(dtype, data, begin + i));
   return run;
@@ -41,17 +40,15 @@ void attend_row(const DecodeParams& params, std::int64_t b, std::int64_t t, std:
   for (std::int64_t pos = 0; pos <= query_pos; ++pos) {
     if (!is_visible(params.pattern, query_pos, pos)) continue;
     const std::int64_t row = row_element(kv, b, pos);
-    keys.push_back(
-        load_run(kv.dtype, kv.pages, row + key_head * kv.k_head_stride, params.qk_size));
-    values.push_back(load_run(kv.dtype, kv.pages,
-                              row + kv.v_offset + key_head * kv.v_head_stride, params.v_size));
+    keys.push_back(load_run(kv.dtype, kv.pages, row + key_head * kv.k_head_stride, params.qk_size));
+    values.push_back(load_run(kv.dtype, kv.pages, row + kv.v_offset + key_head * kv.v_head_stride,
+                              params.v_size));
   }
   const std::int64_t token = b * params.q_len + t;
   const auto query =
-      load_run(kv.dtype, params.q.data,
-               token * params.q.token_stride + head * params.q.head_stride, params.qk_size);
-  const Weights weights =
-      weights_of(query.data(), pointers(keys), params.qk_size, params.scale);
+      load_run(kv.dtype, params.q.data, token * params.q.token_stride + head * params.q.head_stride,
+               params.qk_size);
+  const Weights weights = weights_of(query.data(), pointers(keys), params.qk_size, params.scale);
   const auto out = weighted_sum(weights.of_key, pointers(values), params.v_size);
   for (std::int64_t i = 0; i < params.v_size; ++i) {
     store_element(kv.dtype, params.out.data,

@@ -57,8 +57,7 @@ void attend(const ForwardParams& params) {
     const SequenceRows rows = sequence_rows(params, b);
     std::vector<std::vector<std::int64_t>> visible_of_query;
     for (std::int64_t t = 0; t < rows.q_end - rows.q_begin; ++t) {
-      visible_of_query.push_back(
-          visible_rows(rows, params.pattern, rows.first_query_pos() + t));
+      visible_of_query.push_back(visible_rows(rows, params.pattern, rows.first_query_pos() + t));
     }
     parallel_for(params.num_heads, [&](std::int64_t head_idx) {
       attend_head(params, rows, head_idx, visible_of_query);

@@ -6,10 +6,14 @@ namespace loza::reference {
 
 double load_element(DType dtype, const void* data, std::int64_t idx) {
   switch (dtype) {
-    case DType::kF64: return static_cast<const double*>(data)[idx];
-    case DType::kF32: return static_cast<const float*>(data)[idx];
-    case DType::kBF16: return static_cast<float>(static_cast<const BFloat16*>(data)[idx]);
-    case DType::kF16: return static_cast<float>(static_cast<const Float16*>(data)[idx]);
+    case DType::kF64:
+      return static_cast<const double*>(data)[idx];
+    case DType::kF32:
+      return static_cast<const float*>(data)[idx];
+    case DType::kBF16:
+      return static_cast<float>(static_cast<const BFloat16*>(data)[idx]);
+    case DType::kF16:
+      return static_cast<float>(static_cast<const Float16*>(data)[idx]);
   }
   return 0;
 }
@@ -17,10 +21,18 @@ double load_element(DType dtype, const void* data, std::int64_t idx) {
 void store_element(DType dtype, void* data, std::int64_t idx, double value) {
   const auto rounded = static_cast<float>(value);
   switch (dtype) {
-    case DType::kF64: static_cast<double*>(data)[idx] = value; return;
-    case DType::kF32: static_cast<float*>(data)[idx] = rounded; return;
-    case DType::kBF16: static_cast<BFloat16*>(data)[idx] = BFloat16(rounded); return;
-    case DType::kF16: static_cast<Float16*>(data)[idx] = Float16(rounded); return;
+    case DType::kF64:
+      static_cast<double*>(data)[idx] = value;
+      return;
+    case DType::kF32:
+      static_cast<float*>(data)[idx] = rounded;
+      return;
+    case DType::kBF16:
+      static_cast<BFloat16*>(data)[idx] = BFloat16(rounded);
+      return;
+    case DType::kF16:
+      static_cast<Float16*>(data)[idx] = Float16(rounded);
+      return;
   }
 }
 
@@ -30,8 +42,8 @@ std::vector<double> load_head(const TensorView& view, DType dtype, std::int64_t 
   rows.reserve(static_cast<std::size_t>((end - begin) * size));
   for (std::int64_t t = begin; t < end; ++t) {
     for (std::int64_t i = 0; i < size; ++i) {
-      rows.push_back(load_element(
-          dtype, view.data, t * view.token_stride + head_idx * view.head_stride + i));
+      rows.push_back(
+          load_element(dtype, view.data, t * view.token_stride + head_idx * view.head_stride + i));
     }
   }
   return rows;

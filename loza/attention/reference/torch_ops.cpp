@@ -49,9 +49,9 @@ Result softmax_attention(const at::Tensor& q, const at::Tensor& k, const at::Ten
     return {at::scaled_dot_product_attention(q, k, v, visible, 0.0, false, scale), {}};
   }
   const auto dtype = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor scores = (at::matmul(q.to(dtype), k.to(dtype).transpose(-1, -2)) * scale)
-                                .masked_fill(visible.logical_not(),
-                                             -std::numeric_limits<double>::infinity());
+  const at::Tensor scores =
+      (at::matmul(q.to(dtype), k.to(dtype).transpose(-1, -2)) * scale)
+          .masked_fill(visible.logical_not(), -std::numeric_limits<double>::infinity());
   const at::Tensor lse = scores.logsumexp(-1);
   const at::Tensor weights = at::exp(scores - lse.unsqueeze(-1));
   return {at::matmul(weights, v.to(dtype)).to(q.scalar_type()), lse};
@@ -106,10 +106,10 @@ Result dense_rows(const Sequence& sequence, std::int64_t begin, std::int64_t end
   const std::int64_t key_heads = sequence.k.size(1);
   const Slice keys(0, num_keys);
   return ungroup(
-      softmax_attention(group_rows(sequence.q.index({Slice(begin, end)}).contiguous(), 1, key_heads),
-                        sequence.k.index({keys}).transpose(0, 1).unsqueeze(0),
-                        sequence.v.index({keys}).transpose(0, 1).unsqueeze(0), visible, scale,
-                        with_lse),
+      softmax_attention(
+          group_rows(sequence.q.index({Slice(begin, end)}).contiguous(), 1, key_heads),
+          sequence.k.index({keys}).transpose(0, 1).unsqueeze(0),
+          sequence.v.index({keys}).transpose(0, 1).unsqueeze(0), visible, scale, with_lse),
       sequence.group_size());
 }
 
@@ -122,12 +122,10 @@ Result dense(const Sequence& sequence, double scale, WithLse with_lse) {
         /*is_causal=*/true, scale, /*enable_gqa=*/sequence.group_size() > 1);
     return {out.squeeze(0).transpose(0, 1), {}};
   }
-  const std::int64_t step =
-      std::max<std::int64_t>(1, kMaxScores / (heads * sequence.k.size(0)));
+  const std::int64_t step = std::max<std::int64_t>(1, kMaxScores / (heads * sequence.k.size(0)));
   std::vector<Result> parts;
   for (std::int64_t begin = 0; begin < q_len; begin += step) {
-    parts.push_back(
-        dense_rows(sequence, begin, std::min(begin + step, q_len), scale, with_lse));
+    parts.push_back(dense_rows(sequence, begin, std::min(begin + step, q_len), scale, with_lse));
   }
   return concatenate(parts);
 }
@@ -163,8 +161,7 @@ Windows windows_of(const Sequence& sequence, const BlockPattern& pattern, std::i
   }
   const auto device = sequence.q.device();
   const at::Tensor k_pos = torch::tensor(positions, at::kLong).view({num, 1, width});
-  const at::Tensor q_pos =
-      at::arange(begin * block, end * block, at::kLong).view({num, block, 1});
+  const at::Tensor q_pos = at::arange(begin * block, end * block, at::kLong).view({num, block, 1});
   return {torch::tensor(rows, at::kLong).to(device), (k_pos <= q_pos).to(device)};
 }
 
@@ -179,11 +176,10 @@ Result window_rows(const Sequence& sequence, const at::Tensor& q, const BlockPat
         .view({num, -1, key_heads, keys.size(2)})
         .transpose(1, 2);
   };
-  return ungroup(softmax_attention(group_rows(q, num, key_heads), gather(sequence.k),
-                                   gather(sequence.v),
-                                   windows.visible.repeat({1, group, 1}).unsqueeze(1), scale,
-                                   with_lse),
-                 group);
+  return ungroup(
+      softmax_attention(group_rows(q, num, key_heads), gather(sequence.k), gather(sequence.v),
+                        windows.visible.repeat({1, group, 1}).unsqueeze(1), scale, with_lse),
+      group);
 }
 
 Result windowed(const Sequence& sequence, const BlockPattern& pattern, double scale,
@@ -221,8 +217,8 @@ Result attend_sequence(const Sequence& sequence, const BlockPattern& pattern, do
 }
 
 Result attend_all(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const attention::Sequences& sequences, const BlockPattern& pattern,
-                  double scale, WithLse with_lse) {
+                  const attention::Sequences& sequences, const BlockPattern& pattern, double scale,
+                  WithLse with_lse) {
   std::vector<Result> parts;
   for (std::size_t b = 0; b < static_cast<std::size_t>(sequences.size()); ++b) {
     const Slice q_rows(sequences.q_offsets[b], sequences.q_offsets[b + 1]);
@@ -240,10 +236,14 @@ Result attend_all(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 
 at::ScalarType scalar_type(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return at::kDouble;
-    case DType::kF32: return at::kFloat;
-    case DType::kBF16: return at::kBFloat16;
-    case DType::kF16: return at::kHalf;
+    case DType::kF64:
+      return at::kDouble;
+    case DType::kF32:
+      return at::kFloat;
+    case DType::kBF16:
+      return at::kBFloat16;
+    case DType::kF16:
+      return at::kHalf;
   }
   return at::kFloat;
 }
@@ -303,12 +303,11 @@ at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t
     if (num_real == 0) continue;
     // Every element of the rows by its offset in the pages.
     const at::Tensor starts = torch::tensor(rows.offsets, at::kLong).to(q.device());
-    const std::int64_t extent = *std::max_element(rows.offsets.begin(), rows.offsets.end()) +
-                                std::max((num_key_heads - 1) * kv.k_head_stride + q.size(2),
-                                         kv.v_offset + (num_key_heads - 1) * kv.v_head_stride +
-                                             v_size);
-    const at::Tensor pages =
-        at::from_blob(kv.pages, {extent}, q.options().requires_grad(false));
+    const std::int64_t extent =
+        *std::max_element(rows.offsets.begin(), rows.offsets.end()) +
+        std::max((num_key_heads - 1) * kv.k_head_stride + q.size(2),
+                 kv.v_offset + (num_key_heads - 1) * kv.v_head_stride + v_size);
+    const at::Tensor pages = at::from_blob(kv.pages, {extent}, q.options().requires_grad(false));
     const auto gather = [&](std::int64_t offset, std::int64_t head_stride, std::int64_t size) {
       const auto options = q.options().dtype(at::kLong).requires_grad(false);
       const at::Tensor elements = starts.view({-1, 1, 1}) + offset +
@@ -332,11 +331,10 @@ at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t
             .to(q.device());
     const Slice real((b + 1) * q_len - num_real, (b + 1) * q_len);
     const Result result = ungroup(
-        softmax_attention(group_rows(q.index({real}).contiguous(), 1, num_key_heads),
-                          gather(0, kv.k_head_stride, q.size(2)),
-                          gather(kv.v_offset, kv.v_head_stride, v_size),
-                          visible.repeat({group, 1}).unsqueeze(0).unsqueeze(0), scale,
-                          WithLse::kNo),
+        softmax_attention(
+            group_rows(q.index({real}).contiguous(), 1, num_key_heads),
+            gather(0, kv.k_head_stride, q.size(2)), gather(kv.v_offset, kv.v_head_stride, v_size),
+            visible.repeat({group, 1}).unsqueeze(0).unsqueeze(0), scale, WithLse::kNo),
         group);
     out.index_put_({real}, result.out);
   }

@@ -17,8 +17,7 @@ namespace loza::torch_ops {
 
 // As attention::attend (attention.h), on any device.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const attention::Sequences& sequences, const BlockPattern& pattern,
-                  double scale);
+                  const attention::Sequences& sequences, const BlockPattern& pattern, double scale);
 
 // The same with the lse [T, H] fp32 (fp64 for fp64 inputs).
 std::pair<at::Tensor, at::Tensor> attend_with_lse(const at::Tensor& q, const at::Tensor& k,

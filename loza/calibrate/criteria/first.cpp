@@ -6,11 +6,12 @@
 namespace loza::criterion {
 
 SeedCalibration run_first(const Transformer& model, const DrawDocument&, const CalibrateOptions&,
-                        std::uint64_t) {
+                          std::uint64_t) {
   const std::int64_t num_modules = model.config().num_modules();
   const double last = static_cast<double>(std::max<std::int64_t>(num_modules - 1, 1));
   SeedCalibration result;
-  for (std::int64_t i = 0; i < num_modules; ++i) result.alpha.push_back(static_cast<double>(i) / last);
+  for (std::int64_t i = 0; i < num_modules; ++i)
+    result.alpha.push_back(static_cast<double>(i) / last);
   return result;
 }
 

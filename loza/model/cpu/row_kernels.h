@@ -16,7 +16,7 @@ struct RotateRow {
   const float* cos = nullptr;  // [half]
   const float* sin = nullptr;  // [half]
   std::int64_t prefix = 0, half = 0;
-  float sin_sign = 1;          // -1: the inverse rotation, which is also the gradient's
+  float sin_sign = 1;  // -1: the inverse rotation, which is also the gradient's
   bool interleaved = false;
 };
 

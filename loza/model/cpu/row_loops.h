@@ -91,9 +91,8 @@ template <typename T>
 void rms_norm_backward_row(const T* d_out, const T* x, const T* weight, float eps,
                            std::int64_t size, T* __restrict d_x) {
   const float scale = inverse_rms(x, eps, size);
-  const float dot = sum_of(size, [&](std::int64_t i) {
-    return widen(d_out[i]) * widen(weight[i]) * widen(x[i]);
-  });
+  const float dot = sum_of(
+      size, [&](std::int64_t i) { return widen(d_out[i]) * widen(weight[i]) * widen(x[i]); });
   const float along = scale * scale * scale * dot / static_cast<float>(size);
   for (std::int64_t i = 0; i < size; ++i) {
     d_x[i] = narrow<T>(scale * widen(d_out[i]) * widen(weight[i]) - along * widen(x[i]));
@@ -164,8 +163,7 @@ constexpr RowKernels kRowKernels{
            DType dtype, void* d_x) {
           with_type(dtype, [&]<typename T>(T*) {
             rms_norm_backward_row(static_cast<const T*>(d_out), static_cast<const T*>(x),
-                                  static_cast<const T*>(weight), eps, size,
-                                  static_cast<T*>(d_x));
+                                  static_cast<const T*>(weight), eps, size, static_cast<T*>(d_x));
           });
         },
     .swiglu =
@@ -184,10 +182,8 @@ constexpr RowKernels kRowKernels{
                                 static_cast<T*>(d_up));
           });
         },
-    .rotate =
-        [](const RotateRow& row, DType dtype) {
-          with_type(dtype, [&]<typename T>(T*) { rotate_row<T>(row); });
-        },
+    .rotate = [](const RotateRow& row,
+                 DType dtype) { with_type(dtype, [&]<typename T>(T*) { rotate_row<T>(row); }); },
 };
 
 }  // namespace

@@ -18,8 +18,7 @@ double softmax_correction(const RopeConfig& rope) {
 void read_mla(const ConfigReader& config, ModelConfig& model) {
   model.attention = ModelConfig::Attention::kMla;
   model.num_key_heads = model.num_heads;
-  if (config.integer_or("num_key_value_heads", model.num_heads, 1, kMaxHeads) !=
-      model.num_heads) {
+  if (config.integer_or("num_key_value_heads", model.num_heads, 1, kMaxHeads) != model.num_heads) {
     config.refuse("num_key_value_heads",
                   fmt::format("num_attention_heads, {}: latent attention expands every head",
                               model.num_heads));
@@ -62,9 +61,8 @@ void read_groups(const ConfigReader& config, MoeConfig& moe) {
   moe.groups_per_token = config.integer("topk_group", 1, moe.num_groups);
   const std::int64_t reachable = moe.num_experts / moe.num_groups * moe.groups_per_token;
   if (moe.experts_per_token > reachable) {
-    config.refuse("num_experts_per_tok",
-                  fmt::format("at most {}, the experts of {} groups", reachable,
-                              moe.groups_per_token));
+    config.refuse("num_experts_per_tok", fmt::format("at most {}, the experts of {} groups",
+                                                     reachable, moe.groups_per_token));
   }
 }
 

@@ -9,10 +9,9 @@ namespace {
 // Layers from max_window_layers on slide, unless layer_types says which do.
 void refuse_sliding_layers(const ConfigReader& config, const ModelConfig& model) {
   if (const Json* types = config.find("layer_types")) {
-    const bool all_full = types->is_array() && std::all_of(types->begin(), types->end(),
-                                                           [](const Json& type) {
-                                                             return type == "full_attention";
-                                                           });
+    const bool all_full =
+        types->is_array() && std::all_of(types->begin(), types->end(),
+                                         [](const Json& type) { return type == "full_attention"; });
     if (!all_full) config.refuse("layer_types", "\"full_attention\" for every layer");
     return;
   }

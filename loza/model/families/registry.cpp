@@ -5,12 +5,8 @@ namespace loza::families {
 
 const std::vector<Family>& registry() {
   static const std::vector<Family> rows = {
-      {"llama", read_llama},
-      {"mistral", read_mistral},
-      {"qwen2", read_qwen2},
-      {"qwen3", read_qwen3},
-      {"deepseek_v2", read_deepseek_v2},
-      {"deepseek_v3", read_deepseek_v3},
+      {"llama", read_llama}, {"mistral", read_mistral},         {"qwen2", read_qwen2},
+      {"qwen3", read_qwen3}, {"deepseek_v2", read_deepseek_v2}, {"deepseek_v3", read_deepseek_v3},
   };
   return rows;
 }

@@ -97,9 +97,9 @@ void read_gqa(const ConfigReader& config, ModelConfig& model) {
   if (config.has("head_dim")) {
     model.head_size = config.integer("head_dim", 2, kMaxHeadSize);
   } else if (model.hidden_size % model.num_heads != 0) {
-    config.refuse("num_attention_heads",
-                  fmt::format("a divisor of hidden_size, {}, where head_dim is missing",
-                              model.hidden_size));
+    config.refuse(
+        "num_attention_heads",
+        fmt::format("a divisor of hidden_size, {}, where head_dim is missing", model.hidden_size));
   } else {
     model.head_size = model.hidden_size / model.num_heads;
   }
@@ -149,7 +149,8 @@ void refuse_sliding_window(const ConfigReader& config, const ModelConfig& model,
   if (window < model.max_position) {
     config.refuse(window_key,
                   fmt::format("null, or at least max_position_embeddings, {}: a sliding window "
-                              "is not supported", model.max_position));
+                              "is not supported",
+                              model.max_position));
   }
 }
 

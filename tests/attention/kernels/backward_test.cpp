@@ -53,9 +53,8 @@ struct BackwardCase : ForwardCase {
 };
 
 std::vector<Shape> shapes() {
-  const std::vector<Heads> heads{{1, 1, 64, 64},  {6, 2, 64, 64}, {2, 2, 128, 128},
-                                 {2, 2, 192, 128}, {6, 3, 33, 17}, {4, 1, 32, 48},
-                                 {2, 1, 1, 1}};
+  const std::vector<Heads> heads{{1, 1, 64, 64}, {6, 2, 64, 64}, {2, 2, 128, 128}, {2, 2, 192, 128},
+                                 {6, 3, 33, 17}, {4, 1, 32, 48}, {2, 1, 1, 1}};
   std::vector<Shape> shapes;
   std::size_t next = 0;
   for (const std::int64_t len : {1, 2, 15, 16, 17, 31, 33, 112, 128, 129, 145, 257}) {
@@ -172,8 +171,7 @@ TEST(Backward, LeavesOutWhatIsNotAskedFor) {
   const auto d_q = c.d_q.bits(), d_k = c.d_k.bits(), d_v = c.d_v.bits();
   for (int asked = 0; asked < 8; ++asked) {
     c.poison_gradients();
-    const auto untouched_q = c.d_q.bits(), untouched_k = c.d_k.bits(),
-               untouched_v = c.d_v.bits();
+    const auto untouched_q = c.d_q.bits(), untouched_k = c.d_k.bits(), untouched_v = c.d_v.bits();
     BackwardParams params = c.backward_params();
     if (!(asked & 1)) params.d_q.data = nullptr;
     if (!(asked & 2)) params.d_k.data = nullptr;

@@ -23,13 +23,11 @@ std::vector<PagedShape> shapes() {
     Heads heads;
     RowLayout layout;
   };
-  const std::vector<Row> rows{{{1, 1, 64, 64}, RowLayout::kHeads},
-                              {{9, 3, 64, 64}, RowLayout::kHeads},
-                              {{8, 8, 32, 32}, RowLayout::kHeads},
-                              {{16, 1, 48, 32}, RowLayout::kLatent},
-                              {{4, 2, 128, 128}, RowLayout::kHeads},
-                              {{2, 2, 33, 17}, RowLayout::kHeads},
-                              {{64, 1, 40, 24}, RowLayout::kLatent}};
+  const std::vector<Row> rows{
+      {{1, 1, 64, 64}, RowLayout::kHeads},   {{9, 3, 64, 64}, RowLayout::kHeads},
+      {{8, 8, 32, 32}, RowLayout::kHeads},   {{16, 1, 48, 32}, RowLayout::kLatent},
+      {{4, 2, 128, 128}, RowLayout::kHeads}, {{2, 2, 33, 17}, RowLayout::kHeads},
+      {{64, 1, 40, 24}, RowLayout::kLatent}};
   std::vector<PagedShape> shapes;
   std::size_t next = 0;
   for (std::int64_t q_len = 1; q_len <= 8; ++q_len) {
@@ -73,8 +71,8 @@ std::vector<PagedShape> shapes() {
     }
   }
   // Blocks of 128.
-  for (const std::int64_t length : {1, 2, 127, 128, 129, 255, 256, 257, 895, 896, 897, 1023, 1024,
-                                    1025, 1151, 1152, 1153, 2047, 2048, 2049, 4096}) {
+  for (const std::int64_t length : {1,    2,    127,  128,  129,  255,  256,  257,  895,  896, 897,
+                                    1023, 1024, 1025, 1151, 1152, 1153, 2047, 2048, 2049, 4096}) {
     for (const BlockPattern& pattern : {BlockPattern{}, BlockPattern::full()}) {
       PagedShape shape;
       shape.dtype = next++ % 2 == 0 ? DType::kBF16 : DType::kF32;

@@ -43,8 +43,7 @@ struct Shape {
   }
 };
 
-inline std::int64_t sum_of(const std::vector<Lengths>& sequences,
-                           std::int64_t Lengths::*member) {
+inline std::int64_t sum_of(const std::vector<Lengths>& sequences, std::int64_t Lengths::*member) {
   std::int64_t sum = 0;
   for (const Lengths& l : sequences) sum += l.*member;
   return sum;

@@ -20,10 +20,9 @@ using Layout = Operand::Layout;
 
 // Blocks of 16 with everything: lengths scaled down by 8 from those of blocks of 128.
 std::vector<Shape> small_block_shapes() {
-  const std::vector<Heads> heads{{1, 1, 64, 64},  {8, 2, 64, 64},   {2, 2, 128, 128},
-                                 {9, 3, 64, 64},  {2, 2, 192, 128}, {16, 1, 32, 16},
-                                 {6, 3, 33, 17},  {2, 1, 576, 512}, {3, 1, 1, 1},
-                                 {16, 16, 24, 40}};
+  const std::vector<Heads> heads{
+      {1, 1, 64, 64},  {8, 2, 64, 64}, {2, 2, 128, 128}, {9, 3, 64, 64}, {2, 2, 192, 128},
+      {16, 1, 32, 16}, {6, 3, 33, 17}, {2, 1, 576, 512}, {3, 1, 1, 1},   {16, 16, 24, 40}};
   std::vector<Shape> shapes;
   std::size_t next = 0;
   for (const std::int64_t len :
@@ -58,8 +57,8 @@ std::vector<Shape> other_block_shapes() {
 std::vector<Shape> true_block_shapes() {
   std::vector<Shape> shapes;
   std::size_t next = 0;
-  for (const std::int64_t len : {1, 2, 127, 128, 129, 255, 256, 257, 895, 896, 897, 1023, 1024,
-                                 1025, 1151, 1152, 1153, 2047, 2048, 2049}) {
+  for (const std::int64_t len : {1,   2,    127,  128,  129,  255,  256,  257,  895,  896,
+                                 897, 1023, 1024, 1025, 1151, 1152, 1153, 2047, 2048, 2049}) {
     for (const BlockPattern& pattern : patterns_of(128)) {
       const DType dtype = next++ % 2 == 0 ? DType::kBF16 : DType::kF32;
       if (len > 2000 && pattern.sink_blocks != 1) continue;
@@ -72,12 +71,11 @@ std::vector<Shape> true_block_shapes() {
 // Mixed batches: chunks of a prompt, sequences without queries, keys, or both, and queries that
 // have no position.
 std::vector<Shape> batch_shapes() {
-  const std::vector<std::vector<Lengths>> batches{
-      {{0, 0}},
-      {{0, 40}, {3, 3}, {0, 0}, {17, 90}},
-      {{5, 0}, {40, 37}, {1, 200}},
-      {{16, 144}, {15, 145}, {33, 300}, {128, 128}},
-      {{200, 200}, {1, 1}, {64, 640}, {2, 257}}};
+  const std::vector<std::vector<Lengths>> batches{{{0, 0}},
+                                                  {{0, 40}, {3, 3}, {0, 0}, {17, 90}},
+                                                  {{5, 0}, {40, 37}, {1, 200}},
+                                                  {{16, 144}, {15, 145}, {33, 300}, {128, 128}},
+                                                  {{200, 200}, {1, 1}, {64, 640}, {2, 257}}};
   std::vector<Shape> shapes;
   for (const auto& batch : batches) {
     for (const BlockPattern& pattern : patterns_of(16)) {

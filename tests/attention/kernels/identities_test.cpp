@@ -121,9 +121,9 @@ TEST(Identity, ChunkedIsWhole) {
             std::vector<float> lse(static_cast<std::size_t>((end - begin) * 3), std::nanf(""));
             params.q_offsets = q_offsets;
             params.k_offsets = k_offsets;
-            params.q.data = static_cast<std::byte*>(params.q.data) +
-                            begin * params.q.token_stride *
-                                static_cast<std::int64_t>(element_bytes(dtype));
+            params.q.data =
+                static_cast<std::byte*>(params.q.data) +
+                begin * params.q.token_stride * static_cast<std::int64_t>(element_bytes(dtype));
             params.out = out.view();
             params.lse = lse.data();
             cpu::attend(params);
@@ -131,8 +131,8 @@ TEST(Identity, ChunkedIsWhole) {
             ASSERT_TRUE(std::equal(out_bits.begin(), out_bits.begin() + (end - begin) * 120,
                                    expected.out.begin() + begin * 120))
                 << begin << " " << end;
-            ASSERT_TRUE(std::equal(lse_bits.begin(), lse_bits.end(),
-                                   expected.lse.begin() + begin * 3));
+            ASSERT_TRUE(
+                std::equal(lse_bits.begin(), lse_bits.end(), expected.lse.begin() + begin * 3));
             begin = end;
           }
           ++case_count();
@@ -215,8 +215,8 @@ TEST(Identity, TheOrderOfABatchDoesNotMatter) {
           alone.v.set(e, together.v.get(k_begin * 64 + e));
         }
         const Result result = attend(alone);
-        ASSERT_TRUE(std::equal(result.out.begin(), result.out.end(),
-                               expected.out.begin() + q_begin * 128));
+        ASSERT_TRUE(
+            std::equal(result.out.begin(), result.out.end(), expected.out.begin() + q_begin * 128));
         ++case_count();
       }
     }
@@ -325,8 +325,8 @@ TEST(Identity, ManyNewTokensAreOneByOne) {
           PagedCase one(shape, 25);
           for (std::int64_t i = 0; i < 64; ++i) one.q.set(i, together.q.get(t * 64 + i));
           const Result result = attend(one);
-          ASSERT_TRUE(std::equal(result.out.begin(), result.out.end(),
-                                 expected.out.begin() + t * 64))
+          ASSERT_TRUE(
+              std::equal(result.out.begin(), result.out.end(), expected.out.begin() + t * 64))
               << block << " " << t;
         }
         ++case_count();

@@ -24,8 +24,8 @@ class LowPrecision {
         k_(load(params.k, num_keys(), params.num_key_heads, params.qk_size)),
         v_(load(params.v, num_keys(), params.num_key_heads, params.v_size)) {}
 
-  std::vector<double> out, lse;           // as in ForwardParams, contiguous
-  std::vector<double> d_q, d_k, d_v;      // by backward()
+  std::vector<double> out, lse;       // as in ForwardParams, contiguous
+  std::vector<double> d_q, d_k, d_v;  // by backward()
 
   void forward() {
     out.assign(size(num_queries() * params_.num_heads * params_.v_size), 0);
@@ -41,8 +41,7 @@ class LowPrecision {
 
   void backward(const TensorView& d_out) {
     std::vector<float> d_q_sum(q_.size(), 0), d_k_sum(k_.size(), 0), d_v_sum(v_.size(), 0);
-    const std::vector<float> d_outs =
-        load(d_out, num_queries(), params_.num_heads, params_.v_size);
+    const std::vector<float> d_outs = load(d_out, num_queries(), params_.num_heads, params_.v_size);
     for_each_row([&](const SequenceRows& rows, std::int64_t token, std::int64_t head) {
       const Row row = row_of(rows, token, head);
       const std::int64_t key_head = head / group();
@@ -130,8 +129,8 @@ class LowPrecision {
     for (std::int64_t pos = 0; pos <= query_pos; ++pos) {
       if (rows.is_absent(pos) || !reference::is_visible(params_.pattern, query_pos, pos)) continue;
       row.keys.push_back(rows.key_row(pos));
-      const float* key = k_.data() +
-                         (row.keys.back() * params_.num_key_heads + key_head) * params_.qk_size;
+      const float* key =
+          k_.data() + (row.keys.back() * params_.num_key_heads + key_head) * params_.qk_size;
       float score = 0;
       for (std::int64_t i = 0; i < params_.qk_size; ++i) score += query[i] * key[i];
       scores.push_back(round(round(score) * static_cast<float>(params_.scale)));

@@ -27,8 +27,7 @@ class Operand {
     first_ = gaps ? 3 : 0;
     head_stride_ = size + (gaps ? 5 : 0);
     token_stride_ = heads * head_stride_ + (gaps ? 7 : 0);
-    bytes_.resize(static_cast<std::size_t>(first_ + tokens * token_stride_) *
-                  element_bytes(dtype));
+    bytes_.resize(static_cast<std::size_t>(first_ + tokens * token_stride_) * element_bytes(dtype));
     poison();
   }
 
@@ -86,9 +85,7 @@ class Operand {
     return inside.bytes_ == poisoned_;
   }
 
-  TensorView view() {
-    return {bytes_.data() + first_ * bytes(), token_stride_, head_stride_};
-  }
+  TensorView view() { return {bytes_.data() + first_ * bytes(), token_stride_, head_stride_}; }
   std::int64_t tokens() const { return tokens_; }
   std::int64_t row_size() const { return heads_ * size_; }
 

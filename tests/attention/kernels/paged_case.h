@@ -108,11 +108,10 @@ struct PagedCase {
 
   // What is stored for a position that is seen.
   double stored(std::int64_t sequence_idx, std::int64_t pos, std::int64_t i) const {
-    const std::int32_t page = table[static_cast<std::size_t>(
-        sequence_idx * kv.table_stride + page_slot(kv, pos / kv.page_len))];
-    return reference::load_element(
-        shape.dtype, pages.data(),
-        page * kv.page_stride + pos % kv.page_len * kv.row_stride + i);
+    const std::int32_t page = table[static_cast<std::size_t>(sequence_idx * kv.table_stride +
+                                                             page_slot(kv, pos / kv.page_len))];
+    return reference::load_element(shape.dtype, pages.data(),
+                                   page * kv.page_stride + pos % kv.page_len * kv.row_stride + i);
   }
 
   bool is_seen(std::int64_t sequence_idx, std::int64_t pos) const {
@@ -151,9 +150,9 @@ struct PagedCase {
       kv.ring_pages = num_ring_blocks(shape.pattern, shape.q_len) * pages_per_block;
     }
     const std::int64_t longest = std::ranges::max(shape.lengths);
-    kv.table_stride = 2 + (shape.storage == Storage::kRing
-                               ? kv.sink_pages + kv.ring_pages
-                               : (longest + kv.page_len - 1) / kv.page_len);
+    kv.table_stride =
+        2 + (shape.storage == Storage::kRing ? kv.sink_pages + kv.ring_pages
+                                             : (longest + kv.page_len - 1) / kv.page_len);
   }
 
   void fill_pages(Random& random) {
@@ -171,11 +170,10 @@ struct PagedCase {
     for (std::int64_t b = 0; b < num_sequences(); ++b) {
       for (std::int64_t pos = 0; pos < shape.lengths[static_cast<std::size_t>(b)]; ++pos) {
         if (!is_seen(b, pos)) continue;
-        const auto entry = static_cast<std::size_t>(b * kv.table_stride +
-                                                    page_slot(kv, pos / kv.page_len));
+        const auto entry =
+            static_cast<std::size_t>(b * kv.table_stride + page_slot(kv, pos / kv.page_len));
         table[entry] = order[entry];
-        const std::int64_t row =
-            table[entry] * kv.page_stride + pos % kv.page_len * kv.row_stride;
+        const std::int64_t row = table[entry] * kv.page_stride + pos % kv.page_len * kv.row_stride;
         for (std::int64_t i = 0; i < kv.row_stride; ++i) {
           reference::store_element(shape.dtype, pages.data(), row + i, element(b, pos, i));
         }

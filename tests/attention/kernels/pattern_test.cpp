@@ -30,7 +30,7 @@ constexpr std::int64_t kNumBlocks = 40;
 TEST(Pattern, BlocksAgreeWithTheTokenRuleAtEveryPosition) {
   for (const BlockPattern& pattern : many_patterns()) {
     SCOPED_TRACE(::testing::Message() << pattern.block_size << " " << pattern.sink_blocks << " "
-                                    << pattern.recent_blocks);
+                                      << pattern.recent_blocks);
     const std::int64_t len = kNumBlocks * pattern.block_size;
     for (std::int64_t query = 0; query < len; ++query) {
       const VisibleBlocks blocks = visible_blocks(pattern, query / pattern.block_size);
@@ -60,8 +60,8 @@ TEST(Pattern, SeeingBlocksIsTheInverse) {
         const BlockRange seeing = seeing_blocks(pattern, key, num_blocks);
         for (std::int64_t query = 0; query < num_blocks; ++query) {
           const VisibleBlocks blocks = visible_blocks(pattern, query);
-          const bool sees = key < blocks.sink.end ||
-                            (key >= blocks.recent.begin && key < blocks.recent.end);
+          const bool sees =
+              key < blocks.sink.end || (key >= blocks.recent.begin && key < blocks.recent.end);
           ASSERT_EQ(query >= seeing.begin && query < seeing.end, sees)
               << pattern.sink_blocks << " " << pattern.recent_blocks << " " << key << " " << query;
         }

@@ -130,8 +130,8 @@ struct Field {
 
 const std::vector<std::string>& bad_values() {
   static const std::vector<std::string> values = {
-      "missing", "null", "-1", "0", "1e308", "9223372036854775808", "\"NaN\"", "\"64\"", "0.5",
-      "true", "[4]", "{}"};
+      "missing", "null",   "-1",  "0",    "1e308", "9223372036854775808",
+      "\"NaN\"", "\"64\"", "0.5", "true", "[4]",   "{}"};
   return values;
 }
 
@@ -175,11 +175,16 @@ std::set<std::string> also(std::set<std::string> values, const std::set<std::str
 TEST(HostileConfig, EveryFieldOfEveryFamily) {
   HostileSuite suite("config fields");
   const std::vector<Field> decoder = {
-      {"model_type"},          {"vocab_size"},
-      {"hidden_size"},         {"num_hidden_layers"},
-      {"intermediate_size"},   {"num_attention_heads"},
-      {"max_position_embeddings"}, {"rms_norm_eps", {"0", "0.5"}},
-      {"rope_theta", kOptional},   {"hidden_act", kOptional},
+      {"model_type"},
+      {"vocab_size"},
+      {"hidden_size"},
+      {"num_hidden_layers"},
+      {"intermediate_size"},
+      {"num_attention_heads"},
+      {"max_position_embeddings"},
+      {"rms_norm_eps", {"0", "0.5"}},
+      {"rope_theta", kOptional},
+      {"hidden_act", kOptional},
       {"tie_word_embeddings", kFlag},
   };
   std::vector<Field> gqa = decoder;
@@ -237,20 +242,19 @@ TEST(HostileConfig, EveryFieldOfRopeScaling) {
       config[spelling] = scaling;
       read(config);
     };
-    expect_every_field_checked(
-        suite, spelling + " yarn", yarn(),
-        {{"rope_type", kOptional},
-         {"factor", kOptional},
-         {"rope_theta", kOptional},
-         {"original_max_position_embeddings", kOptional},
-         {"beta_fast", also(kOptional, {"0"})},
-         {"beta_slow", also(kOptional, {"0", "0.5"})},
-         {"mscale", also(kOptional, {"0", "0.5"})},
-         {"mscale_all_dim", also(kOptional, {"0", "0.5"})},
-         {"attention_factor", also(kOptional, {"0.5"})},
-         {"truncate", kFlag},
-         {"partial_rotary_factor", kOptional}},
-        read_scaling);
+    expect_every_field_checked(suite, spelling + " yarn", yarn(),
+                               {{"rope_type", kOptional},
+                                {"factor", kOptional},
+                                {"rope_theta", kOptional},
+                                {"original_max_position_embeddings", kOptional},
+                                {"beta_fast", also(kOptional, {"0"})},
+                                {"beta_slow", also(kOptional, {"0", "0.5"})},
+                                {"mscale", also(kOptional, {"0", "0.5"})},
+                                {"mscale_all_dim", also(kOptional, {"0", "0.5"})},
+                                {"attention_factor", also(kOptional, {"0.5"})},
+                                {"truncate", kFlag},
+                                {"partial_rotary_factor", kOptional}},
+                               read_scaling);
     expect_every_field_checked(suite, spelling + " llama3", llama3(),
                                {{"factor"},
                                 {"low_freq_factor", {"0.5"}},
@@ -274,50 +278,53 @@ TEST(HostileConfig, WhatDoesNotFitTogether) {
              v3 = mla_config("deepseek_v3");
   refuse("no object", Json::array(), "object");
   refuse("unknown family", changed(llama, {{"model_type", "gpt2"}}), "deepseek_v3");
-  refuse("a million layers", changed(llama, {{"num_hidden_layers", 1000000}}),
-         "num_hidden_layers");
+  refuse("a million layers", changed(llama, {{"num_hidden_layers", 1000000}}), "num_hidden_layers");
   refuse("key heads do not divide", changed(llama, {{"num_key_value_heads", 3}}),
          "num_key_value_heads");
   refuse("heads do not divide hidden", changed(llama, {{"num_attention_heads", 6}}),
          "num_attention_heads");
   refuse("odd heads", changed(llama, {{"head_dim", 15}}), "head_dim");
-  refuse("huge heads", changed(llama, {{"num_attention_heads", 1}, {"num_key_value_heads", 1},
-                                       {"hidden_size", 1 << 20}}), "head_dim");
+  refuse(
+      "huge heads",
+      changed(llama,
+              {{"num_attention_heads", 1}, {"num_key_value_heads", 1}, {"hidden_size", 1 << 20}}),
+      "head_dim");
   refuse("gelu", changed(llama, {{"hidden_act", "gelu"}}), "silu");
   refuse("quantised", changed(llama, {{"quantization_config", {{"bits", 4}}}}),
          "quantization_config");
-  refuse("dynamic rope",
-         changed(llama, {{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}}), "yarn");
+  refuse("dynamic rope", changed(llama, {{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}}),
+         "yarn");
   refuse("longrope",
          changed(llama, {{"rope_parameters", {{"rope_type", "longrope"}, {"factor", 2.0}}}}),
          "rope_type");
   refuse("rope by layer type",
-         changed(llama, {{"rope_parameters", {{"full_attention", {{"factor", 2.0}}},
-                                              {"rope_type", "sliding_attention"}}}}),
+         changed(llama,
+                 {{"rope_parameters",
+                   {{"full_attention", {{"factor", 2.0}}}, {"rope_type", "sliding_attention"}}}}),
          "rope_type");
   refuse("yarn shrinks", changed(llama, {{"rope_scaling", changed(yarn(), {{"factor", 0.5}})}}),
          "factor");
   refuse("yarn with beta_fast below beta_slow",
          changed(llama, {{"rope_scaling", changed(yarn(), {{"beta_fast", 0.1}})}}), "beta_fast");
-  refuse("yarn of theta 1",
-         changed(llama, {{"rope_theta", 1}, {"rope_scaling", yarn()}}), "rope_theta");
+  refuse("yarn of theta 1", changed(llama, {{"rope_theta", 1}, {"rope_scaling", yarn()}}),
+         "rope_theta");
   refuse("llama3 factors cross",
          changed(llama, {{"rope_scaling", changed(llama3(), {{"low_freq_factor", 4}})}}),
          "high_freq_factor");
   refuse("mistral slides", changed(gqa_config("mistral"), {{"sliding_window", 1024}}),
          "sliding window");
-  refuse("qwen slides", changed(gqa_config("qwen3"), {{"use_sliding_window", true},
-                                                      {"max_window_layers", 2},
-                                                      {"sliding_window", 1024}}),
-         "sliding window");
+  refuse(
+      "qwen slides",
+      changed(gqa_config("qwen3"),
+              {{"use_sliding_window", true}, {"max_window_layers", 2}, {"sliding_window", 1024}}),
+      "sliding window");
   refuse("qwen slides by layer",
          changed(gqa_config("qwen2"), {{"layer_types", {"full_attention", "sliding_attention"}}}),
          "layer_types");
   refuse("latent attention with fewer key heads", changed(v2, {{"num_key_value_heads", 2}}),
          "num_key_value_heads");
   refuse("odd rope part", changed(v2, {{"qk_rope_head_dim", 7}}), "qk_rope_head_dim");
-  refuse("latent attention with biases", changed(v2, {{"attention_bias", true}}),
-         "attention_bias");
+  refuse("latent attention with biases", changed(v2, {{"attention_bias", true}}), "attention_bias");
   refuse("v2 renormalises", changed(v2, {{"norm_topk_prob", true}}), "norm_topk_prob");
   refuse("v2 with v3's router", changed(v2, {{"topk_method", "noaux_tc"}}), "topk_method");
   refuse("v2 groups missing",

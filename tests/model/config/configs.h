@@ -8,16 +8,11 @@
 namespace loza::testing {
 
 inline Json gqa_config(const std::string& model_type) {
-  return {{"model_type", model_type},
-          {"vocab_size", 320},
-          {"hidden_size", 64},
-          {"intermediate_size", 160},
-          {"num_hidden_layers", 4},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"max_position_embeddings", 4096},
-          {"rms_norm_eps", 1e-6},
-          {"rope_theta", 10000.0},
+  return {{"model_type", model_type}, {"vocab_size", 320},
+          {"hidden_size", 64},        {"intermediate_size", 160},
+          {"num_hidden_layers", 4},   {"num_attention_heads", 4},
+          {"num_key_value_heads", 2}, {"max_position_embeddings", 4096},
+          {"rms_norm_eps", 1e-6},     {"rope_theta", 10000.0},
           {"hidden_act", "silu"}};
 }
 

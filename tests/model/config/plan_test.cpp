@@ -22,11 +22,10 @@ TEST(Plan, DenseWithoutTheKey) {
 }
 
 TEST(Plan, ReadsReleasedCheckpoints) {
-  const AttentionPlan plan = read_plan(config_with({{"sink_size", 128},
-                                                    {"recent_size", 896},
-                                                    {"sparsity", 0.5},
-                                                    {"layer_type", "0110"}}),
-                                       4, "config.json");
+  const AttentionPlan plan = read_plan(
+      config_with(
+          {{"sink_size", 128}, {"recent_size", 896}, {"sparsity", 0.5}, {"layer_type", "0110"}}),
+      4, "config.json");
   EXPECT_EQ(plan.layer_type(), "0110");
   EXPECT_EQ(plan.patterns[1], (BlockPattern{128, 1, 7}));
   EXPECT_TRUE(plan.patterns[0].is_full());
@@ -44,15 +43,15 @@ TEST(Plan, SizesBecomeBlocksByRoundingUp) {
       << "a missing recent_size means 256 tokens";
   EXPECT_EQ(pattern({{"sink_size", 128}, {"recent_size", nullptr}, {"layer_type", "1"}}),
             (BlockPattern{128, 1, 2}));
-  EXPECT_EQ(pattern({{"sink_size", 16}, {"recent_size", 50}, {"block_size", 16},
-                     {"layer_type", "1"}}),
-            (BlockPattern{16, 1, 4}));
+  EXPECT_EQ(
+      pattern({{"sink_size", 16}, {"recent_size", 50}, {"block_size", 16}, {"layer_type", "1"}}),
+      (BlockPattern{16, 1, 4}));
 }
 
 TEST(Plan, WritesWhatItReads) {
   const Json before = {{"a", 1}, {kKey, {{"layer_type", "11"}}}, {"b", {2, 3}}};
-  for (const BlockPattern pattern : {BlockPattern{128, 1, 7}, BlockPattern{16, 2, 3},
-                                     BlockPattern{128, 0, 1}}) {
+  for (const BlockPattern pattern :
+       {BlockPattern{128, 1, 7}, BlockPattern{16, 2, 3}, BlockPattern{128, 0, 1}}) {
     const AttentionPlan plan =
         AttentionPlan::from_choice({true, false, true, false}, pattern, "alpha");
     const Json after = with_plan(before, plan);
@@ -76,10 +75,12 @@ TEST(Plan, MixedPatternsCannotBeWritten) {
 
 TEST(HostilePlan, EveryFieldChecked) {
   testing::HostileSuite suite("plan");
-  const Json good = {{"sink_size", 128}, {"recent_size", 896}, {"sparsity", 0.5},
-                     {"layer_type", "0110"}, {"block_size", 128}};
-  const auto refuse = [&](const std::string& title, const Json& plan,
-                          const std::string& fragment) {
+  const Json good = {{"sink_size", 128},
+                     {"recent_size", 896},
+                     {"sparsity", 0.5},
+                     {"layer_type", "0110"},
+                     {"block_size", 128}};
+  const auto refuse = [&](const std::string& title, const Json& plan, const std::string& fragment) {
     suite.expect_bad_input(title, fragment,
                            [&] { read_plan(config_with(plan), 4, "config.json"); });
   };
@@ -88,8 +89,8 @@ TEST(HostilePlan, EveryFieldChecked) {
     plan[key] = Json::parse(value);
     return plan;
   };
-  for (const char* value : {"-1", "1e308", "9223372036854775808", "0.5", "\"128\"", "true", "[]",
-                            "{}"}) {
+  for (const char* value :
+       {"-1", "1e308", "9223372036854775808", "0.5", "\"128\"", "true", "[]", "{}"}) {
     for (const char* key : {"sink_size", "recent_size", "block_size"}) {
       refuse(std::string(key) + " = " + value, changed(key, value), key);
     }
@@ -97,8 +98,7 @@ TEST(HostilePlan, EveryFieldChecked) {
   refuse("no recent tokens", changed("recent_size", "0"), "recent_size");
   refuse("blocks of 0", changed("block_size", "0"), "block_size");
   refuse("blocks of 2^21", changed("block_size", "2097152"), "block_size");
-  refuse("more blocks than can be counted", changed("recent_size", "1099511627776"),
-         "recent_size");
+  refuse("more blocks than can be counted", changed("recent_size", "1099511627776"), "recent_size");
   refuse("a sink of everything", changed("sink_size", "1099511627776"), "sink_size");
   for (const char* value : {"-0.1", "1.1", "1e308", "\"half\"", "true", "[0.5]"}) {
     refuse(std::string("sparsity = ") + value, changed("sparsity", value), "sparsity");

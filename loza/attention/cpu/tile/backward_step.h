@@ -31,9 +31,7 @@ struct BackwardGroup {
       : step(of), first_key(first), num_keys(keys) {}
 
   // Key i of the group is seen by rows from this one on.
-  std::int64_t first_visible_row(std::int64_t i) const {
-    return first_key + i + step.first_row;
-  }
+  std::int64_t first_visible_row(std::int64_t i) const { return first_key + i + step.first_row; }
 };
 
 // [keys][rows] = A of the group's keys times panels of the query rows.
@@ -57,8 +55,8 @@ inline void differentiate_softmax(BackwardGroup& group, std::int64_t i, std::int
   const BackwardStep& step = group.step;
   float* scores = group.scores[i] + row;
   float* d_weights = group.d_weights[i] + row;
-  Floats weight = exp2(multiply_subtract(load(scores), broadcast(step.scale_log2),
-                                         load(step.lse_log2 + row)));
+  Floats weight =
+      exp2(multiply_subtract(load(scores), broadcast(step.scale_log2), load(step.lse_log2 + row)));
   Floats d_score = weight * (load(d_weights) - load(step.delta + row));
   const std::int64_t hidden = group.first_visible_row(i) - row;
   if (hidden > 0) {
@@ -138,10 +136,8 @@ void backward_step(const BackwardStep& step) {
         differentiate_softmax(group, i, row);
       }
     }
-    multiply_rows_away(group, group.weights[0], step.d_outs_by_size, step.v_panels,
-                       step.d_values);
-    multiply_rows_away(group, group.d_scores[0], step.queries_by_size, step.qk_panels,
-                       step.d_keys);
+    multiply_rows_away(group, group.weights[0], step.d_outs_by_size, step.v_panels, step.d_values);
+    multiply_rows_away(group, group.d_scores[0], step.queries_by_size, step.qk_panels, step.d_keys);
     pack_d_scores(group, panel_stride, d_scores);
   }
   multiply_keys_away(step, num_keys, d_scores, panel_stride);

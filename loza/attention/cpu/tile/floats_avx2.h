@@ -19,9 +19,7 @@ constexpr int kRegisterRows = 6, kRegisterVectors = 1;
 
 inline Floats zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Floats broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-inline Floats load(const float* from) {
-  return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
-}
+inline Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 inline void store(Floats x, float* to) {
   _mm256_storeu_ps(to, x.lo);
   _mm256_storeu_ps(to + 8, x.hi);
@@ -48,11 +46,11 @@ inline Floats max(Floats a, Floats b) {
 
 inline Floats keep_lanes(Floats x, std::int64_t begin, std::int64_t end, Floats otherwise) {
   const auto half = [&](__m256 x_half, __m256 other_half, int first) {
-    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm256_set1_epi32(first));
-    const __m256i inside = _mm256_andnot_si256(
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(begin)), lane),
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(end)), lane));
+    const __m256i lane =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+    const __m256i inside =
+        _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(begin)), lane),
+                            _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(end)), lane));
     return _mm256_blendv_ps(other_half, x_half, _mm256_castsi256_ps(inside));
   };
   return {half(x.lo, otherwise.lo, 0), half(x.hi, otherwise.hi, 8)};
@@ -80,8 +78,7 @@ inline __m256 exp2_of_half(__m256 x) {
   const __m256 f = _mm256_sub_ps(bounded, floor);
   __m256 p = _mm256_set1_ps(kExp2Coefficients[5]);
   for (int i = 4; i >= 0; --i) p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kExp2Coefficients[i]));
-  const __m256i exponent =
-      _mm256_add_epi32(_mm256_cvtps_epi32(floor), _mm256_set1_epi32(127));
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(floor), _mm256_set1_epi32(127));
   const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
   return _mm256_andnot_ps(vanishes, _mm256_mul_ps(p, power));
 }
@@ -99,8 +96,7 @@ inline Floats load_bf16(const std::uint16_t* from) {
 inline __m256i bf16_bits(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
   const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
   const __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
   const __m256 chosen =

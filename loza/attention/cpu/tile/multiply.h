@@ -14,16 +14,16 @@ enum class Start {
 };
 
 struct Product {
-  std::int64_t rows = 0;            // M
-  std::int64_t panels = 0;          // N / 16
-  std::int64_t words = 0;           // K
-  const Word* a = nullptr;          // [M][a_stride]
+  std::int64_t rows = 0;    // M
+  std::int64_t panels = 0;  // N / 16
+  std::int64_t words = 0;   // K
+  const Word* a = nullptr;  // [M][a_stride]
   std::int64_t a_stride = 0;
-  const Word* b = nullptr;          // [N / 16][K][16]
-  std::int64_t b_stride = 0;        // words between panels
-  float* c = nullptr;               // [M][c_stride]
+  const Word* b = nullptr;    // [N / 16][K][16]
+  std::int64_t b_stride = 0;  // words between panels
+  float* c = nullptr;         // [M][c_stride]
   std::int64_t c_stride = 0;
-  const float* factors = nullptr;   // [M], of Start::kRescale
+  const float* factors = nullptr;  // [M], of Start::kRescale
 };
 
 // One tile of C, kept in registers while K is walked.

@@ -64,8 +64,8 @@ void pack_panels_of_rows_of(const RowPointers& from, Word* to) {
       for (std::int64_t i = 0; i < kLanes; ++i) {
         const void* row = first + i < from.count ? from.rows[first + i] : nullptr;
         float room[kLanes];
-        square[i] = words_of_row<dtype>(
-            whole_chunk<dtype>(row, w * kWordElements, from.size, chunk, room));
+        square[i] =
+            words_of_row<dtype>(whole_chunk<dtype>(row, w * kWordElements, from.size, chunk, room));
       }
       transpose_words(square);
       const std::int64_t there = words - w < kLanes ? words - w : kLanes;
@@ -180,8 +180,10 @@ float dot_rows_of(const void* a, const void* b, std::int64_t size) {
   const auto floats_at = [&](const void* row, std::int64_t first) {
     float room[kLanes];
     const void* chunk = whole_chunk<dtype>(row, first, size, kLanes, room);
-    if constexpr (dtype == DType::kF32) return load(static_cast<const float*>(chunk));
-    else return load_bf16(static_cast<const std::uint16_t*>(chunk));
+    if constexpr (dtype == DType::kF32)
+      return load(static_cast<const float*>(chunk));
+    else
+      return load_bf16(static_cast<const std::uint16_t*>(chunk));
   };
   for (std::int64_t first = 0; first < size; first += kLanes) {
     sum = multiply_add(floats_at(a, first), floats_at(b, first), sum);

@@ -44,8 +44,7 @@ inline Words words_across_rows(const void* const (&rows)[kWordElements]) {
                     _mm256_loadu_si256(static_cast<const __m256i*>(rows[1])));
 }
 inline Words words_across_rows(const Floats (&rows)[kWordElements]) {
-  return interleave((__m256i)_mm512_cvtneps_pbh(rows[0].v),
-                    (__m256i)_mm512_cvtneps_pbh(rows[1].v));
+  return interleave((__m256i)_mm512_cvtneps_pbh(rows[0].v), (__m256i)_mm512_cvtneps_pbh(rows[1].v));
 }
 
 inline void transpose_words(Words (&words)[kLanes]) {

@@ -11,9 +11,7 @@ constexpr int kWordElements = 1;
 
 using Words = Floats;  // 16 words
 
-inline Words load_words(const Word* from) {
-  return load(reinterpret_cast<const float*>(from));
-}
+inline Words load_words(const Word* from) { return load(reinterpret_cast<const float*>(from)); }
 inline void store_words(Words words, Word* to) { store(words, reinterpret_cast<float*>(to)); }
 inline Words broadcast_word(const Word* from) {
   return broadcast(*reinterpret_cast<const float*>(from));
