@@ -1,0 +1,294 @@
+#pragma once
+
+#include "loza/attention/cuda/sm90/swap_shape.cuh"
+
+// The consumers of the swap kernel, a warpgroup each: pages from scores to output.
+namespace loza::attention::cuda {
+
+// Below any score, yet finite: exp2(-inf - kNoMax) is 0, not NaN.
+inline constexpr float kNoMax = -1e30f;
+
+// Registers of a consumer thread. Its fragment columns are query rows 8j + 2(lane%4) + e;
+// max and sum are indexed 2j + e.
+template <typename Shape>
+struct SwapState {
+  float out[Shape::kVTiles][Shape::kRows / 2];
+  float max[Shape::kRows / 4];  // the reference that exponents are relative to, in log2
+  float sum[Shape::kRows / 4];  // of this thread's keys only
+
+  __device__ __forceinline__ SwapState() {
+#pragma unroll
+    for (int t = 0; t < Shape::kVTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < Shape::kRows / 2; ++i) out[t][i] = 0;
+    }
+#pragma unroll
+    for (int c = 0; c < Shape::kRows / 4; ++c) {
+      max[c] = kNoMax;
+      sum[c] = 0;
+    }
+  }
+};
+
+struct ConsumerThread {
+  int consumer, thread, warp, lane;  // thread and warp within the warpgroup
+
+  __device__ __forceinline__ int barrier() const { return kConsumer0 + consumer; }
+  __device__ __forceinline__ int key(int half) const { return 16 * warp + lane / 4 + 8 * half; }
+  __device__ __forceinline__ int row(int column) const {
+    return 8 * (column / 2) + 2 * (lane % 4) + column % 2;
+  }
+};
+
+// Index in a fragment of the thread's `column`, of its key `half`.
+__device__ __forceinline__ constexpr int fragment_index(int column, int half) {
+  return 4 * (column / 2) + 2 * half + column % 2;
+}
+
+// Q on its way from memory: 16-byte chunks, rows past the last as zeros. Requested before
+// anything else, lest it queue behind the pages of all blocks.
+template <typename Shape>
+struct Queries {
+  static constexpr int kChunks = Shape::kQkSize * 2 / kChunkBytes;
+  static constexpr int kRounds = (Shape::kRows * kChunks + kConsumerThreads - 1) / kConsumerThreads;
+
+  uint4 chunks[kRounds];
+
+  __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread) {
+    using Element = typename Shape::Element;
+    constexpr int kElements = kChunkBytes / 2;
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int index = round * kConsumerThreads + thread;
+      const int row = index / kChunks, chunk = index % kChunks;
+      chunks[round] = {0, 0, 0, 0};
+      if (row < item.num_rows) {
+        const RowPlace place = place_of(args, item, row);
+        chunks[round] = *reinterpret_cast<const uint4*>(
+            static_cast<const Element*>(args.q) + place.token * args.q_token_stride +
+            place.head * args.q_head_stride + chunk * kElements);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(SwapShared<Shape>& shared, int thread) const {
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int index = round * kConsumerThreads + thread;
+      const int row = index / kChunks, chunk = index % kChunks;
+      if (row < Shape::kRows) {
+        *reinterpret_cast<uint4*>(shared.q[chunk / 8] + chunk_offset(row, chunk % 8)) =
+            chunks[round];
+      }
+    }
+  }
+};
+
+// The window of the query of each row.
+template <typename Shape>
+__device__ __forceinline__ void store_windows(const DecodeArgs& args, SwapShared<Shape>& shared,
+                                              const SwapItem& item, int length, int thread) {
+  if (thread >= Shape::kRows) return;
+  const int group_row = item.first_row + min(thread, item.num_rows - 1);
+  const int token = args.q_len == 1 ? 0 : group_row / args.group_size;
+  const int pos = length - args.q_len + token;
+  shared.row_pos[thread] = pos;
+  shared.row_recent[thread] = pos < 0 ? 0 : args.pattern.recent_begin(pos);
+}
+
+// S^T [64 keys, kRows] = K Q^T, part by part as the page arrives.
+template <typename Shape>
+__device__ __forceinline__ void multiply_keys(float (&scores)[Shape::kRows / 2],
+                                              SwapShared<Shape>& shared, int stage, int use) {
+  const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.pages[stage]));
+  const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
+#pragma unroll
+  for (int part = 0; part < Shape::kKeyParts; ++part) {
+    ptx::wait(&shared.full[use % 2][stage][part], use / 2 % 2);
+    wgmma_begin();
+#pragma unroll
+    for (int t = part * Shape::kTilesPerKeyPart; t < (part + 1) * Shape::kTilesPerKeyPart; ++t) {
+#pragma unroll
+      for (int step = 0; step < kStepsPerSubTile; ++step) {
+        wgmma<typename Shape::Element, Operand::kRows>(
+            scores, keys + (t * Shape::kSubTileBytes + step * kRowOperandStep),
+            queries + (t * Shape::kQSubTileBytes + step * kRowOperandStep), t + step > 0);
+      }
+    }
+  }
+  wgmma_commit();
+  wgmma_finish(scores);
+}
+
+// Whether some key of the page is hidden from some row.
+__device__ __forceinline__ bool needs_mask(const DecodeArgs& args, const SwapWork& work,
+                                           int page_begin, int newest_recent) {
+  const bool reaches_queries = page_begin + kPageLen - 1 > work.length - args.q_len;
+  const bool left_by_newest = page_begin >= args.pattern.sink_len() && page_begin < newest_recent;
+  return reaches_queries || left_by_newest;
+}
+
+template <typename Shape>
+__device__ __forceinline__ void mask_scores(float (&scores)[Shape::kRows / 2],
+                                            const SwapShared<Shape>& shared,
+                                            const ConsumerThread& self, int page_begin,
+                                            int sink_len) {
+#pragma unroll
+  for (int c = 0; c < Shape::kRows / 4; ++c) {
+    const int pos = shared.row_pos[self.row(c)];
+    const int recent = shared.row_recent[self.row(c)];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int key = page_begin + self.key(half);
+      const bool visible = key <= pos && (key < sink_len || key >= recent);
+      if (!visible) scores[fragment_index(c, half)] = -INFINITY;
+    }
+  }
+}
+
+// V rows past the length may hold anything; P is 0 there.
+template <typename Shape>
+__device__ __forceinline__ void clear_values(std::uint8_t* page, int first_row, int thread) {
+  constexpr int kChunks = Shape::kVTiles * 8;
+  for (int i = thread; i < (kPageLen - first_row) * kChunks; i += Shape::kWarpgroup) {
+    const int row = first_row + i / kChunks, chunk = i % kChunks;
+    *reinterpret_cast<uint4*>(page + (Shape::kFirstVTile + chunk / 8) * Shape::kSubTileBytes +
+                              chunk_offset(row, chunk % 8)) = {0, 0, 0, 0};
+  }
+}
+
+// Moves the references to the true maxima of all keys so far and rescales what depends on them.
+template <typename Shape>
+__device__ __forceinline__ void raise_max(SwapState<Shape>& state,
+                                          const float (&scores)[Shape::kRows / 2],
+                                          SwapShared<Shape>& shared, const ConsumerThread& self) {
+  auto& warp_max = shared.warp_max[self.consumer];
+#pragma unroll
+  for (int c = 0; c < Shape::kRows / 4; ++c) {
+    float most = fmaxf(scores[fragment_index(c, 0)], scores[fragment_index(c, 1)]);
+#pragma unroll
+    for (int lanes = 4; lanes < 32; lanes *= 2) {
+      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, lanes));
+    }
+    if (self.lane < 4) warp_max[self.warp][self.row(c)] = most;
+  }
+  ptx::sync(self.barrier(), Shape::kWarpgroup);
+#pragma unroll
+  for (int c = 0; c < Shape::kRows / 4; ++c) {
+    float most = state.max[c];
+#pragma unroll
+    for (int warp = 0; warp < 4; ++warp) most = fmaxf(most, warp_max[warp][self.row(c)]);
+    const float scale = ptx::exp2(state.max[c] - most);
+    state.max[c] = most;
+    state.sum[c] *= scale;
+#pragma unroll
+    for (int t = 0; t < Shape::kVTiles; ++t) {
+      state.out[t][fragment_index(c, 0)] *= scale;
+      state.out[t][fragment_index(c, 1)] *= scale;
+    }
+  }
+}
+
+// P = exp2(S - max), summed, and stored as [kRows][64 keys] for the second product.
+template <typename Shape>
+__device__ __forceinline__ void exponentiate(SwapState<Shape>& state,
+                                             const float (&scores)[Shape::kRows / 2],
+                                             std::uint8_t* p_tile, const ConsumerThread& self) {
+  using Element = typename Shape::Element;
+  // Lanes 0..7 address the 8 rows of keys 16w..16w+7, lanes 8..15 those of keys 16w+8...
+  const int chunk = 2 * self.warp + self.lane / 8 % 2;
+#pragma unroll
+  for (int j = 0; j < Shape::kRows / 8; ++j) {
+    float p[2][2];  // [key half][column]
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int c = 2 * j + e;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        p[half][e] = ptx::exp2(scores[fragment_index(c, half)] - state.max[c]);
+      }
+      state.sum[c] += p[0][e] + p[1][e];
+    }
+    const int row = 8 * j + self.lane % 8;
+    ptx::store_matrices_transposed(ptx::shared_address(p_tile) + chunk_offset(row, chunk),
+                                   pack<Element>(p[0][0], p[0][1]),
+                                   pack<Element>(p[1][0], p[1][1]));
+  }
+}
+
+// O^T [V, kRows] += V^T P^T.
+template <typename Shape>
+__device__ __forceinline__ void multiply_values(SwapState<Shape>& state, SwapShared<Shape>& shared,
+                                                int stage) {
+  const std::uint8_t* page = shared.pages[stage];
+  const Descriptor values =
+      sub_tile_descriptor(ptx::shared_address(page + Shape::kFirstVTile * Shape::kSubTileBytes));
+  const Descriptor p =
+      sub_tile_descriptor(ptx::shared_address(page + Shape::kPTile * Shape::kSubTileBytes));
+  wgmma_begin();
+#pragma unroll
+  for (int step = 0; step < kStepsPerSubTile; ++step) {
+#pragma unroll
+    for (int t = 0; t < Shape::kVTiles; ++t) {
+      wgmma<typename Shape::Element, Operand::kColumns>(
+          state.out[t], values + (t * Shape::kSubTileBytes + step * kColumnOperandStep),
+          p + step * kRowOperandStep, true);
+    }
+  }
+  wgmma_commit();
+  wgmma_finish(state.out);
+}
+
+// Every second page of the share, from scores to output.
+template <typename Shape>
+__device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const DecodeArgs& args,
+                                              SwapShared<Shape>& shared, const SwapWork& work,
+                                              const ConsumerThread& self) {
+  // The reference may lag behind the maximum by a factor 2^8, which costs no accuracy: P and
+  // its sum are floating point. So rescaling is rare after the first page.
+  constexpr float kLag = 8;
+  const int newest_recent = work.length > 0 ? args.pattern.recent_begin(work.length - 1) : 0;
+  int stage = self.consumer, use = 0;
+  for (int i = self.consumer; i < work.pages.size; i += Shape::kConsumers) {
+    const int page_begin = work.visible.page(work.pages.begin + i) * kPageLen;
+    std::uint8_t* page = shared.pages[stage];
+
+    float scores[Shape::kRows / 2];
+    multiply_keys(scores, shared, stage, use);
+#pragma unroll
+    for (float& score : scores) score *= args.scale_log2;
+    if (needs_mask(args, work, page_begin, newest_recent)) {
+      mask_scores(scores, shared, self, page_begin, args.pattern.sink_len());
+    }
+
+    bool grows = false;
+#pragma unroll
+    for (int c = 0; c < Shape::kRows / 4; ++c) {
+      grows |=
+          fmaxf(scores[fragment_index(c, 0)], scores[fragment_index(c, 1)]) > state.max[c] + kLag;
+    }
+    // Also: all warps are done with the keys, whose place P takes.
+    if (ptx::sync_any(self.barrier(), Shape::kWarpgroup, grows)) {
+      raise_max(state, scores, shared, self);
+    }
+    if constexpr (!Shape::kValueInKey) {
+      ptx::wait(&shared.full[use % 2][stage][Shape::kKeyParts], use / 2 % 2);
+    }
+    if (page_begin + kPageLen > work.length) {
+      clear_values<Shape>(page, work.length - page_begin, self.thread);
+    }
+    exponentiate(state, scores, page + Shape::kPTile * Shape::kSubTileBytes, self);
+    ptx::fence_async_proxy();
+    ptx::sync(self.barrier(), Shape::kWarpgroup);
+    multiply_values(state, shared, stage);
+    if (self.lane == 0) ptx::arrive(&shared.empty[stage]);
+
+    stage += Shape::kConsumers;
+    if (stage >= Shape::kStages) {
+      stage -= Shape::kStages;
+      ++use;
+    }
+  }
+}
+
+}  // namespace loza::attention::cuda
