@@ -65,8 +65,9 @@ void bench_model(const std::filesystem::path& folder, const BenchOptions& option
   Progress progress("timing " + name, total * static_cast<std::int64_t>(plans.size()));
   for (const auto& [plan_name, plan] : plans) {
     for (const std::int64_t length : lengths) {
-      rows.push_back({name, plan_name, dtype_name(kv_dtype_of(model)), plan.layer_type(),
-                      model.num_parameters(), measure_speed(model, plan, length, options.speed)});
+      rows.push_back({name, plan_name, dtype_name(attention::dtype_of(model.dtype())),
+                      plan.layer_type(), model.num_parameters(),
+                      measure_speed(model, plan, length, options.speed)});
       progress.advance(length, fmt::format("{} at {}", plan_name, length));
     }
   }

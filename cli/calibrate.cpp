@@ -26,7 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct CommandOptions {
+struct CalibrateCommand {
   fs::path model, out;
   CalibrateOptions calibrate;
   DataOptions data;
@@ -46,7 +46,7 @@ std::string default_sources(const DataOptions& data) {
   return "lines,noise";
 }
 
-DataOptions data_options(const CommandOptions& options) {
+DataOptions data_options(const CalibrateCommand& options) {
   DataOptions data = options.data;
   data.length = options.length.empty() ? default_length(options.calibrate.pattern)
                                        : parse_length(options.length);
@@ -54,7 +54,7 @@ DataOptions data_options(const CommandOptions& options) {
   return data;
 }
 
-Calibration run(const CommandOptions& options) {
+Calibration run(const CalibrateCommand& options) {
   CalibrateOptions calibrate_options = options.calibrate;
   calibrate_options.clamp = !options.no_clamp;
   calibrate_options.average = !options.keep_last;
@@ -68,7 +68,7 @@ Calibration run(const CommandOptions& options) {
   return calibrate(model, Data(data_options(options), tokenizer), calibrate_options);
 }
 
-void calibrate_command(const CommandOptions& options) {
+void calibrate_command(const CalibrateCommand& options) {
   const Calibration calibration = run(options);
   if (!options.out.empty()) write_gates(options.out, calibration);
   if (options.json) {
@@ -87,7 +87,7 @@ std::string describe_criteria() {
   return text;
 }
 
-void add_data_options(CLI::App& command, CommandOptions& options) {
+void add_data_options(CLI::App& command, CalibrateCommand& options) {
   command.add_option("--data", options.data.sources,
                      "Documents with answers, comma separated: generated tasks (lines, niah, "
                      "noise) and files (JSONL rows or text); default: the tasks");
@@ -100,7 +100,7 @@ void add_data_options(CLI::App& command, CommandOptions& options) {
   command.add_option("--code", options.data.code, "The same, code");
 }
 
-void add_alpha_options(CLI::App& command, CommandOptions& options) {
+void add_alpha_options(CLI::App& command, CalibrateCommand& options) {
   using Loss = CalibrateOptions::Loss;
   using LrDecay = CalibrateOptions::LrDecay;
   CalibrateOptions& calibrate = options.calibrate;
@@ -128,7 +128,7 @@ void add_alpha_options(CLI::App& command, CommandOptions& options) {
 }  // namespace
 
 void add_calibrate(CLI::App& app) {
-  auto options = std::make_shared<CommandOptions>();
+  auto options = std::make_shared<CalibrateCommand>();
   CLI::App* command = app.add_subcommand(
       "calibrate",
       "Find which attention modules must see everything: one number a module, high = must. No "

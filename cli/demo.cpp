@@ -12,12 +12,12 @@
 namespace loza::cli {
 namespace {
 
-struct CommandOptions {
+struct DemoCommand {
   DemoOptions demo;
   bool fast = false, full = false, json = false;
 };
 
-void demo(CommandOptions options) {
+void demo(DemoCommand options) {
   if (options.fast) options.demo.scale = DemoScale::fast();
   if (options.full) options.demo.scale = DemoScale::full();
   const DemoReport report = run_demo(options.demo);
@@ -36,7 +36,7 @@ void demo(CommandOptions options) {
 }  // namespace
 
 void add_demo(CLI::App& app) {
-  auto options = std::make_shared<CommandOptions>();
+  auto options = std::make_shared<DemoCommand>();
   CLI::App* command = app.add_subcommand(
       "demo",
       "The whole path on a real model: calibrate it, make half of its attention modules streaming "

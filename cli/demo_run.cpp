@@ -187,7 +187,7 @@ void Demo::note_facts() {
       {"parameters",
        fmt::format("{:.1f} M", static_cast<double>(dense_->model.num_parameters()) / 1e6)},
       {"attention modules", fmt::format("{}", config.num_modules())},
-      {"computed in", dtype_name(kv_dtype_of(dense_->model))},
+      {"computed in", dtype_name(attention::dtype_of(dense_->model.dtype()))},
       {"streaming modules see", fmt::format("{} + {} blocks of {} tokens", kPattern.sink_blocks,
                                             kPattern.recent_blocks, kPattern.block_size)},
       {"calibrated with",

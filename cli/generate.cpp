@@ -93,7 +93,7 @@ void print_json(const Completion& completion, const Transformer& model, const At
       {"finish_reason", finish_reason_name(completion.reason)},
       {"prompt_tokens", completion.prompt_len},
       {"new_tokens", num_new},
-      {"dtype", dtype_name(kv_dtype_of(model))},
+      {"dtype", dtype_name(attention::dtype_of(model.dtype()))},
       {"layer_type", plan.layer_type()},
       {"prefill_ms", completion.prefill_ms},
       {"decode_ms", completion.decode_ms},

@@ -14,7 +14,16 @@ function(loza_room name)
   if(ROOM_TORCH)
     loza_use_torch(loza_${name})
   endif()
+  loza_unite(loza_${name})
   set_property(GLOBAL APPEND PROPERTY LOZA_ROOMS loza_${name})
+endfunction()
+
+# Joins a target's files, several to a compilation: reading libtorch's headers costs more than
+# compiling a file of ours. Names in the unnamed namespaces of a room must therefore differ.
+function(loza_unite target)
+  if(LOZA_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 6)
+  endif()
 endfunction()
 
 # Links libtorch to a target and gives it the shared precompiled header.

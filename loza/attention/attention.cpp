@@ -10,6 +10,23 @@
 #include "loza/base/check.h"
 
 namespace loza::attention {
+
+DType dtype_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+      return DType::kF64;
+    case at::kFloat:
+      return DType::kF32;
+    case at::kBFloat16:
+      return DType::kBF16;
+    case at::kHalf:
+      return DType::kF16;
+    default:
+      break;
+  }
+  LOZA_CHECK(false, "fp64, fp32, bf16 or fp16 expected, got", c10::toString(dtype));
+  return DType::kF32;
+}
 namespace {
 
 void check_offsets(const std::vector<std::int64_t>& offsets, std::int64_t num_rows) {

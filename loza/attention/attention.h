@@ -12,6 +12,9 @@
 // size; checks shapes and throws std::logic_error (LOZA_CHECK) where a caller is wrong.
 namespace loza::attention {
 
+// The same dtype in the words of params.h. REQUIRES: fp64, fp32, bf16 or fp16.
+DType dtype_of(at::ScalarType dtype);
+
 // Which rows of the packed tensors belong to which sequence. See ForwardParams.
 struct Sequences {
   std::vector<std::int64_t> q_offsets;    // [B+1]

@@ -9,23 +9,6 @@
 namespace loza::attention::on_cpu {
 namespace {
 
-DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return DType::kF64;
-    case at::kFloat:
-      return DType::kF32;
-    case at::kBFloat16:
-      return DType::kBF16;
-    case at::kHalf:
-      return DType::kF16;
-    default:
-      break;
-  }
-  LOZA_CHECK(false, "fp64, fp32, bf16 or fp16 expected, got", c10::toString(tensor.scalar_type()));
-  return DType::kF32;
-}
-
 bool has_kernels(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
 
 // The tensor itself when its rows are contiguous.
@@ -48,7 +31,7 @@ ForwardParams forward_params(const at::Tensor& q, const at::Tensor& k, const at:
                              const Sequences& sequences, const BlockPattern& pattern,
                              double scale) {
   ForwardParams params;
-  params.dtype = dtype_of(q);
+  params.dtype = dtype_of(q.scalar_type());
   params.num_sequences = sequences.size();
   params.num_heads = q.size(1);
   params.num_key_heads = k.size(1);
@@ -117,7 +100,8 @@ at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t
   const at::NoGradGuard no_grad;
   const at::Tensor q_rows = with_contiguous_rows(q);
   const at::Tensor out = at::empty({q.size(0), q.size(1), v_size}, q.options());
-  LOZA_CHECK(dtype_of(q) == kv.dtype, dtype_name(dtype_of(q)), dtype_name(kv.dtype));
+  LOZA_CHECK(dtype_of(q.scalar_type()) == kv.dtype, dtype_name(dtype_of(q.scalar_type())),
+             dtype_name(kv.dtype));
   if (num_sequences == 0) return out;
   DecodeParams params;
   params.num_sequences = num_sequences;

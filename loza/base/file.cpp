@@ -14,12 +14,13 @@
 
 namespace loza {
 namespace fs = std::filesystem;
-namespace {
 
-[[noreturn]] void throw_failed(const fs::path& path, const std::string& expected) {
+void throw_system_error(const fs::path& path, const std::string& expected) {
   const std::string reason = std::strerror(errno);
   throw Error(ExitCode::kFailed, {path.string(), expected, reason, ""});
 }
+
+namespace {
 
 // A file descriptor that closes itself.
 class Descriptor {
@@ -39,7 +40,7 @@ class Descriptor {
 
 void sync_path(const fs::path& path) {
   Descriptor file(path, O_RDONLY);
-  if (file.get() < 0 || ::fsync(file.get()) != 0) throw_failed(path, "to be synced to disk");
+  if (file.get() < 0 || ::fsync(file.get()) != 0) throw_system_error(path, "to be synced to disk");
 }
 
 }  // namespace
@@ -89,15 +90,16 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
   const fs::path temporary = path.string() + fmt::format(".part{}", ::getpid());
   try {
     Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    if (file.get() < 0) throw_failed(temporary, "to be created");
+    if (file.get() < 0) throw_system_error(temporary, "to be created");
     for (std::size_t done = 0; done < bytes.size();) {
       const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
       if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) throw_failed(temporary, fmt::format("{} bytes to be written", bytes.size()));
+      if (n <= 0)
+        throw_system_error(temporary, fmt::format("{} bytes to be written", bytes.size()));
       done += static_cast<std::size_t>(n);
     }
-    if (::fsync(file.get()) != 0) throw_failed(temporary, "to be synced to disk");
-    if (::rename(temporary.c_str(), path.c_str()) != 0) throw_failed(path, "to be replaced");
+    if (::fsync(file.get()) != 0) throw_system_error(temporary, "to be synced to disk");
+    if (::rename(temporary.c_str(), path.c_str()) != 0) throw_system_error(path, "to be replaced");
   } catch (...) {
     std::error_code ignored;
     fs::remove(temporary, ignored);

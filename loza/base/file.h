@@ -9,6 +9,10 @@
 
 namespace loza {
 
+// Error(kFailed) about `path` with what errno says. Call right after the failed system call.
+[[noreturn]] void throw_system_error(const std::filesystem::path& path,
+                                     const std::string& expected);
+
 // A file mapped read-only; the bytes stay valid while the object lives, and are paged in
 // only when touched. Movable. Thread-safe to read.
 class MappedFile {

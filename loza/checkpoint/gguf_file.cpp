@@ -19,10 +19,10 @@ namespace loza {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x46554747;  // "GGUF"
-constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{128} << 20;
+constexpr std::uint64_t kMaxGgufHeaderBytes = std::uint64_t{128} << 20;
 constexpr std::uint64_t kMaxEntries = std::uint64_t{1} << 16;  // metadata keys; tensors
 constexpr std::uint64_t kMaxNameBytes = 255;
-constexpr std::uint32_t kMaxRank = 4;
+constexpr std::uint32_t kMaxGgufRank = 4;
 constexpr int kMaxNesting = 4;
 constexpr std::uint64_t kMaxItems = std::uint64_t{1} << 20;  // of an array that is decoded
 constexpr std::uint64_t kDefaultAlignment = 32;
@@ -72,10 +72,11 @@ std::string describe(const GgufValue& value) {
 }
 
 // Reads what comes before the tensors' data, one item after the other, never past its end.
-class HeaderReader {
+class GgufHeaderReader {
  public:
-  HeaderReader(std::span<const std::byte> bytes, const std::string& place)
-      : bytes_(bytes.first(std::min<std::size_t>(bytes.size(), kMaxHeaderBytes))), place_(place) {}
+  GgufHeaderReader(std::span<const std::byte> bytes, const std::string& place)
+      : bytes_(bytes.first(std::min<std::size_t>(bytes.size(), kMaxGgufHeaderBytes))),
+        place_(place) {}
 
   std::uint64_t position() const { return position_; }
   std::uint64_t num_left() const { return bytes_.size() - position_; }
@@ -184,7 +185,7 @@ struct Counts {
   std::uint64_t tensors, keys;
 };
 
-Counts read_head(HeaderReader& reader, const std::string& place) {
+Counts read_head(GgufHeaderReader& reader, const std::string& place) {
   if (reader.number<std::uint32_t>("the magic") != kMagic) {
     throw_bad_input(place, "a GGUF file, beginning with \"GGUF\"", "something else");
   }
@@ -235,15 +236,16 @@ std::uint64_t checked_tensor_bytes(const GgufTensor& tensor, const std::string& 
   return num_bytes;
 }
 
-TensorInfo read_tensor_info(HeaderReader& reader, const std::string& file_place) {
+TensorInfo read_tensor_info(GgufHeaderReader& reader, const std::string& file_place) {
   TensorInfo info;
   GgufTensor& tensor = info.tensor;
   tensor.name = reader.name("a tensor's name");
   const std::string what = fmt::format("tensor {}", quote_name(tensor.name));
   const std::string place = fmt::format("{}: {}", file_place, what);
   const auto rank = reader.number<std::uint32_t>("the rank of " + what);
-  if (rank < 1 || rank > kMaxRank) {
-    throw_bad_input(place, fmt::format("1 to {} dimensions", kMaxRank), fmt::format("{}", rank));
+  if (rank < 1 || rank > kMaxGgufRank) {
+    throw_bad_input(place, fmt::format("1 to {} dimensions", kMaxGgufRank),
+                    fmt::format("{}", rank));
   }
   for (std::uint32_t i = 0; i < rank; ++i) {
     const auto size = reader.number<std::uint64_t>("the shape of " + what);
@@ -336,7 +338,7 @@ std::string_view utf8_text(std::span<const std::byte> bytes, const std::string& 
 }  // namespace
 
 GgufFile::GgufFile(const std::filesystem::path& path) : file_(path), place_(path.string()) {
-  HeaderReader reader(file_.bytes(), place_);
+  GgufHeaderReader reader(file_.bytes(), place_);
   const Counts counts = read_head(reader, place_);
   for (std::uint64_t i = 0; i < counts.keys; ++i) {
     std::string key = reader.name("a metadata key");

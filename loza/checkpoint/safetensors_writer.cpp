@@ -14,16 +14,12 @@
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
+#include "loza/base/file.h"
 #include "loza/checkpoint/checkpoint.h"
 
 namespace loza {
 namespace fs = std::filesystem;
 namespace {
-
-[[noreturn]] void throw_failed(const fs::path& path, const std::string& expected) {
-  const std::string reason = std::strerror(errno);
-  throw Error(ExitCode::kFailed, {path.string(), expected, reason, ""});
-}
 
 void write_at(int fd, const fs::path& path, std::uint64_t offset,
               std::span<const std::byte> bytes) {
@@ -31,7 +27,7 @@ void write_at(int fd, const fs::path& path, std::uint64_t offset,
     const ssize_t n =
         ::pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw_failed(path, fmt::format("{} bytes to be written", bytes.size()));
+    if (n <= 0) throw_system_error(path, fmt::format("{} bytes to be written", bytes.size()));
     done += static_cast<std::size_t>(n);
   }
 }
@@ -100,7 +96,7 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<TensorSlo
   for (std::uint64_t& begin : s.begins) begin += sizeof num_header_bytes + num_header_bytes;
 
   s.fd = ::open(s.temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (s.fd < 0) throw_failed(s.temporary, "to be created");
+  if (s.fd < 0) throw_system_error(s.temporary, "to be created");
   write_at(s.fd, s.temporary, 0, std::as_bytes(std::span(&num_header_bytes, 1)));
   write_at(s.fd, s.temporary, sizeof num_header_bytes,
            std::as_bytes(std::span(header.data(), header.size())));
@@ -125,15 +121,16 @@ void SafetensorsWriter::write(std::size_t slot_idx, std::uint64_t offset,
 void SafetensorsWriter::commit() {
   State& s = *state_;
   LOZA_CHECK(s.written == s.num_data_bytes, s.written.load(), s.num_data_bytes);
-  if (::fsync(s.fd) != 0) throw_failed(s.temporary, "to be synced to disk");
-  if (::rename(s.temporary.c_str(), s.path.c_str()) != 0) throw_failed(s.path, "to be replaced");
+  if (::fsync(s.fd) != 0) throw_system_error(s.temporary, "to be synced to disk");
+  if (::rename(s.temporary.c_str(), s.path.c_str()) != 0)
+    throw_system_error(s.path, "to be replaced");
   ::close(s.fd);
   s.fd = -1;
   const fs::path parent = s.path.has_parent_path() ? s.path.parent_path() : fs::path(".");
   const int folder = ::open(parent.c_str(), O_RDONLY | O_CLOEXEC);
   const bool synced = folder >= 0 && ::fsync(folder) == 0;
   if (folder >= 0) ::close(folder);
-  if (!synced) throw_failed(parent, "to be synced to disk");
+  if (!synced) throw_system_error(parent, "to be synced to disk");
 }
 
 void write_safetensors(const fs::path& path, const std::vector<TensorEntry>& entries,

@@ -30,28 +30,12 @@ void show(Sequence& sequence, const std::string& piece) {
 
 }  // namespace
 
-DType kv_dtype_of(const Transformer& model) {
-  switch (model.dtype()) {
-    case at::kDouble:
-      return DType::kF64;
-    case at::kFloat:
-      return DType::kF32;
-    case at::kBFloat16:
-      return DType::kBF16;
-    case at::kHalf:
-      return DType::kF16;
-    default:
-      LOZA_CHECK(false, "a model's dtype is a floating one");
-      return DType::kF32;
-  }
-}
-
 Engine::Engine(const Transformer& model, AttentionPlan plan, const Tokenizer* tokenizer,
                const EngineOptions& options)
     : model_(model),
       plan_(std::move(plan)),
       tokenizer_(tokenizer),
-      cache_(kv_row_of(model.config(), kv_dtype_of(model)), plan_.patterns,
+      cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan_.patterns,
              {options.max_sequences, options.num_tokens, options.budget_bytes, options.poison}),
       scheduler_(cache_, options.chunk_len) {
   LOZA_CHECK(plan_.num_modules() == model.config().num_modules(), plan_.num_modules(),
@@ -139,7 +123,7 @@ void Engine::accept(Sequence& sequence, std::int64_t id) {
 
 std::vector<Completion> Engine::settle() {
   std::vector<Completion> completions;
-  const KvRow row = kv_row_of(model_.config(), kv_dtype_of(model_));
+  const KvRow row = kv_row_of(model_.config(), attention::dtype_of(model_.dtype()));
   for (const auto& sequence : scheduler_.settle()) {
     show(*sequence, sequence->stream.finish());
     Completion completion;

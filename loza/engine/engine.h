@@ -77,7 +77,4 @@ class Engine {
   std::int64_t next_id_ = 0;
 };
 
-// The dtype of the rows that a model caches.
-DType kv_dtype_of(const Transformer& model);
-
 }  // namespace loza

@@ -30,7 +30,7 @@ class Runner {
          std::int64_t budget_bytes)
       : model_(model),
         plan_(plan),
-        cache_(kv_row_of(model.config(), kv_dtype_of(model)), plan.patterns,
+        cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan.patterns,
                {1, max_len, budget_bytes}),
         max_len_(max_len),
         sequence_(cache_.open(max_len)) {}

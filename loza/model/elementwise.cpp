@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "loza/attention/attention.h"
 #include "loza/base/check.h"
 #include "loza/base/parallel_for.h"
 #include "loza/model/cpu/row_kernels.h"
@@ -17,10 +18,6 @@ using torch::autograd::variable_list;
 
 bool has_row_kernels(const at::Tensor& x) {
   return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
-}
-
-DType dtype_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 ? DType::kBF16 : DType::kF32;
 }
 
 at::Tensor with_contiguous_rows(const at::Tensor& x) {
@@ -77,7 +74,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const Rows from(x), to(out);
     for_each_row(from.count(), from.size(), [&](std::int64_t row) {
       row_kernels().rms_norm(from[row], weight.const_data_ptr(), static_cast<float>(eps),
-                             from.size(), dtype_of(x), to[row]);
+                             from.size(), attention::dtype_of(x.scalar_type()), to[row]);
     });
     context->save_for_backward({x, weight});
     context->saved_data["eps"] = eps;
@@ -93,7 +90,8 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const Rows rows(x), d_rows(d_out), to(d_x);
     for_each_row(rows.count(), rows.size(), [&](std::int64_t row) {
       row_kernels().rms_norm_backward(d_rows[row], rows[row], weight.const_data_ptr(),
-                                      static_cast<float>(eps), rows.size(), dtype_of(x), to[row]);
+                                      static_cast<float>(eps), rows.size(),
+                                      attention::dtype_of(x.scalar_type()), to[row]);
     });
     at::Tensor d_weight;
     if (context->needs_input_grad(1)) {
@@ -113,7 +111,8 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
     at::Tensor out = at::empty({gate_up.size(0), size}, gate_up.options());
     const Rows gates(gate_up), ups(gate_up.narrow(1, size, size)), to(out);
     for_each_row(to.count(), size, [&](std::int64_t row) {
-      row_kernels().swiglu(gates[row], ups[row], size, dtype_of(out), to[row]);
+      row_kernels().swiglu(gates[row], ups[row], size, attention::dtype_of(out.scalar_type()),
+                           to[row]);
     });
     context->save_for_backward({gate_up});
     return out;
@@ -127,8 +126,9 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
     const Rows gates(gate_up), ups(gate_up.narrow(1, size, size)), d_rows(d_out);
     const Rows d_gates(d_gate_up), d_ups(d_gate_up.narrow(1, size, size));
     for_each_row(d_rows.count(), size, [&](std::int64_t row) {
-      row_kernels().swiglu_backward(d_rows[row], gates[row], ups[row], size, dtype_of(gate_up),
-                                    d_gates[row], d_ups[row]);
+      row_kernels().swiglu_backward(d_rows[row], gates[row], ups[row], size,
+                                    attention::dtype_of(gate_up.scalar_type()), d_gates[row],
+                                    d_ups[row]);
     });
     return {d_gate_up};
   }
@@ -162,7 +162,7 @@ at::Tensor rotate_by_rows(const at::Tensor& strided, const at::Tensor& cos, cons
     const std::int64_t angles = from.token_of(row) * half;
     row_kernels().rotate({from[row], to[row], cos_rows + angles, sin_rows + angles, prefix, half,
                           sin_sign, interleaved},
-                         dtype_of(x));
+                         attention::dtype_of(x.scalar_type()));
   });
   return out;
 }

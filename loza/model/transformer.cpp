@@ -149,9 +149,7 @@ Transformer::Transformer(Transformer&&) noexcept = default;
 const ModelConfig& Transformer::config() const { return impl_->config; }
 at::ScalarType Transformer::dtype() const { return impl_->dtype; }
 at::Device Transformer::device() const { return impl_->device; }
-std::vector<std::pair<std::string, at::Tensor>> Transformer::parameters() const {
-  return impl_->parameters;
-}
+NamedTensors Transformer::parameters() const { return impl_->parameters; }
 std::int64_t Transformer::num_parameters() const { return impl_->num_parameters; }
 
 at::Tensor Transformer::forward(const ForwardBatch& batch) const {

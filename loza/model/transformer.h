@@ -12,6 +12,7 @@
 #include "loza/attention/attention.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/model/config.h"
+#include "loza/model/named_tensors.h"
 #include "loza/model/plan.h"
 
 namespace loza {
@@ -102,7 +103,7 @@ class Transformer {
 
   // Every weight with its checkpoint name, in a fixed order. Shared storage, not copies;
   // requires_grad is false until a caller sets it.
-  std::vector<std::pair<std::string, at::Tensor>> parameters() const;
+  NamedTensors parameters() const;
   std::int64_t num_parameters() const;
 
  private:

@@ -10,10 +10,9 @@
 #include <vector>
 
 #include "loza/checkpoint/checkpoint.h"
+#include "loza/model/named_tensors.h"
 
 namespace loza {
-
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 // Hands a model its weights while the model is built, and keeps the list of them. On the meta
 // device nothing is read or allocated: building a model there checks every name and shape.

@@ -8,13 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "loza/model/named_tensors.h"
+
 namespace torch::optim {
 class AdamW;
 }
 
 namespace loza {
-
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.999;

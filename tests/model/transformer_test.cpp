@@ -328,10 +328,13 @@ TEST_P(Families, Bf16StaysNearFp32) {
   const at::Tensor out = whole(model, plan, ids);
   EXPECT_EQ(out.scalar_type(), at::kBFloat16);
   EXPECT_EQ(model.logits(out).scalar_type(), at::kFloat);
-  // A router that turns another way moves single tokens far: the middle token is compared.
+  // A router that turns another way moves a token far, and those that look at it: with experts
+  // the lower quartile is compared, else the middle token. (transformers' own bf16 does the same.)
+  const double compared = model.config().moe.has_value() ? 0.25 : 0.5;
+  constexpr double kLargest = 0.05;
   const at::Tensor expected = whole(wide, plan, ids);
   const at::Tensor errors = (out.to(at::kFloat) - expected).norm(2, 1) / expected.norm(2, 1);
-  EXPECT_LE(errors.median().item<double>(), 0.1);
+  EXPECT_LE(errors.quantile(compared).item<double>(), kLargest);
 
   PagedRows rows(model.config(), plan, at::kBFloat16, 1, 64, 8, 8, 11);
   std::vector<at::Tensor> outs = {run_pieces(model, plan, rows, {ids}, {{0, 0, 40}})};
@@ -340,7 +343,7 @@ TEST_P(Families, Bf16StaysNearFp32) {
   }
   const at::Tensor paged = at::cat(outs).to(at::kFloat);
   const at::Tensor paged_errors = (paged - expected).norm(2, 1) / expected.norm(2, 1);
-  EXPECT_LE(paged_errors.median().item<double>(), 0.1);
+  EXPECT_LE(paged_errors.quantile(compared).item<double>(), kLargest);
   EXPECT_TRUE(paged.isfinite().all().item<bool>());
 }
 

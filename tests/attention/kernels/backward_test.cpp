@@ -52,7 +52,7 @@ struct BackwardCase : ForwardCase {
   }
 };
 
-std::vector<Shape> shapes() {
+std::vector<Shape> backward_shapes() {
   const std::vector<Heads> heads{{1, 1, 64, 64}, {6, 2, 64, 64}, {2, 2, 128, 128}, {2, 2, 192, 128},
                                  {6, 3, 33, 17}, {4, 1, 32, 48}, {2, 1, 1, 1}};
   std::vector<Shape> shapes;
@@ -95,10 +95,6 @@ std::vector<Shape> shapes() {
   return shapes;
 }
 
-std::string shape_name(const ::testing::TestParamInfo<Shape>& info) {
-  return info.param.name() + "_" + std::to_string(info.index);
-}
-
 class BackwardAgrees : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(BackwardAgrees, WithTheReference) {
@@ -131,7 +127,8 @@ TEST_P(BackwardAgrees, WithTheReference) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, BackwardAgrees, ::testing::ValuesIn(shapes()), shape_name);
+INSTANTIATE_TEST_SUITE_P(Shapes, BackwardAgrees, ::testing::ValuesIn(backward_shapes()),
+                         shape_name);
 
 // The reference's gradients against finite differences of the reference's output, in fp64.
 TEST(BackwardReference, IsTheDerivative) {

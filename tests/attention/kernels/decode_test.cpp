@@ -18,7 +18,7 @@ namespace {
 
 using Layout = Operand::Layout;
 
-std::vector<PagedShape> shapes() {
+std::vector<PagedShape> paged_shapes() {
   struct Row {
     Heads heads;
     RowLayout layout;
@@ -93,10 +93,6 @@ std::vector<PagedShape> shapes() {
   return shapes;
 }
 
-std::string shape_name(const ::testing::TestParamInfo<PagedShape>& info) {
-  return info.param.name() + "_" + std::to_string(info.index);
-}
-
 class DecodeAgrees : public ::testing::TestWithParam<PagedShape> {};
 
 TEST_P(DecodeAgrees, WithTheReference) {
@@ -129,7 +125,7 @@ TEST_P(DecodeAgrees, TheTwoReferences) {
   ++case_count();
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, DecodeAgrees, ::testing::ValuesIn(shapes()), shape_name);
+INSTANTIATE_TEST_SUITE_P(Shapes, DecodeAgrees, ::testing::ValuesIn(paged_shapes()), shape_name);
 
 }  // namespace
 }  // namespace loza::testing

@@ -132,4 +132,9 @@ inline Shape with_heads(Shape shape, const Heads& heads) {
   return shape;
 }
 
+// Names a test after its shape.
+inline constexpr auto shape_name = [](const auto& info) {
+  return info.param.name() + "_" + std::to_string(info.index);
+};
+
 }  // namespace loza::testing

@@ -88,10 +88,6 @@ std::vector<Shape> batch_shapes() {
   return shapes;
 }
 
-std::string shape_name(const ::testing::TestParamInfo<Shape>& info) {
-  return info.param.name() + "_" + std::to_string(info.index);
-}
-
 class ForwardAgrees : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(ForwardAgrees, WithTheReference) {

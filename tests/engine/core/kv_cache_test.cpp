@@ -10,15 +10,13 @@
 
 #include "loza/base/error.h"
 #include "loza/base/random.h"
+#include "tests/engine/core/small_row.h"
 
 namespace loza {
 namespace {
 
 const BlockPattern kStreaming{4, 1, 3};
 const BlockPattern kFull = BlockPattern::full(4);
-
-// A row of two floats: key, value.
-KvRow small_row() { return KvRow::heads(DType::kF32, 1, 1, 1); }
 
 float* row_at(const PagedKvView& view, std::size_t sequence_idx, std::int64_t pos) {
   const std::int64_t slot = page_slot(view, pos / view.page_len);

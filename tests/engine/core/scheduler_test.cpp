@@ -5,13 +5,12 @@
 #include <map>
 
 #include "loza/base/random.h"
+#include "tests/engine/core/small_row.h"
 
 namespace loza {
 namespace {
 
 const std::vector<BlockPattern> kPatterns = {BlockPattern::full(4), BlockPattern{4, 1, 3}};
-
-KvRow small_row() { return KvRow::heads(DType::kF32, 1, 1, 1); }
 
 std::unique_ptr<Sequence> sequence_of(std::int64_t id, std::int64_t prompt_len,
                                       std::int64_t max_new) {
