@@ -42,8 +42,8 @@ constexpr BlockPattern kPattern;  // of the converted model: 128, 1, 7
 constexpr BlockPattern kCalibrationPattern{32, 1, 7};
 constexpr std::int64_t kCalibrationLength = 704;  // 2.75 times what that pattern sees whole
 constexpr std::uint64_t kEvaluationSeed = 1000;
-// Of the time limit: what must be left for the question and the timings.
-constexpr double kShareBeforeSpeed = 0.75;
+// Of the time limit: another round of documents begins only before it.
+constexpr double kShareBeforeNextRound = 0.7;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -165,15 +165,16 @@ void Demo::import() {
 // Beyond what the model is made for there is nothing to compare.
 void Demo::drop_long_lengths() {
   const std::int64_t longest = dense_->model.config().max_position;
-  for (auto* lengths : {&scale_.answer_lengths, &scale_.text_lengths, &scale_.speed_lengths}) {
-    const std::size_t before = lengths->size();
-    std::erase_if(*lengths, [&](std::int64_t length) { return length > longest; });
-    if (lengths->size() < before) {
-      report_.notes.push_back(fmt::format(
-          "Lengths above {} tokens were left out: the model is made for no more.", longest));
-    }
+  const auto is_too_long = [&](const DocumentsOf& documents) { return documents.length > longest; };
+  std::size_t num_dropped = std::erase_if(scale_.answers, is_too_long);
+  num_dropped += std::erase_if(scale_.texts, is_too_long);
+  num_dropped +=
+      std::erase_if(scale_.speed_lengths, [&](std::int64_t length) { return length > longest; });
+  if (num_dropped > 0) {
+    report_.notes.push_back(fmt::format(
+        "Lengths above {} tokens were left out: the model is made for no more.", longest));
   }
-  if (scale_.answer_lengths.empty() || scale_.text_lengths.empty()) {
+  if (scale_.answers.empty() || scale_.texts.empty()) {
     throw_bad_input(dense_folder_.string(),
                     fmt::format("a model for more than {} tokens", kPattern.exact_len()),
                     fmt::format("{}", longest));
@@ -266,7 +267,7 @@ std::vector<NamedPlan> Demo::plans() const {
   return plans;
 }
 
-// Document `index` of every task and length.
+// Document `index` of every task and length that has so many.
 std::vector<EvalCase> Demo::cases_of_round(std::int64_t index, const Haystack* prose,
                                            const Haystack* code) const {
   CaseOptions options;
@@ -279,33 +280,46 @@ std::vector<EvalCase> Demo::cases_of_round(std::int64_t index, const Haystack* p
   options.count_tokens = [&](std::string_view text) {
     return static_cast<std::int64_t>(dense_->tokenizer.encode(text).size());
   };
-  options.tasks = {"niah", "noise"};
-  options.lengths = scale_.answer_lengths;
+  const auto lengths_of_round = [&](const std::vector<DocumentsOf>& all) {
+    std::vector<std::int64_t> lengths;
+    for (const DocumentsOf& documents : all) {
+      if (index < documents.num_documents) lengths.push_back(documents.length);
+    }
+    return lengths;
+  };
+  options.tasks = scale_.answer_tasks;
+  options.lengths = lengths_of_round(scale_.answers);
   std::vector<EvalCase> cases = make_cases(options);
   options.tasks = {"ppl"};
-  options.lengths = scale_.text_lengths;
+  options.lengths = lengths_of_round(scale_.texts);
   for (EvalCase& text : make_cases(options)) cases.push_back(std::move(text));
   return cases;
 }
 
-// A round has one document of every task and length, so that stopping after any of them leaves
-// a fair comparison.
+// A round has at most one document of every task and length, the same for all plans: stopping
+// after any of them leaves a fair comparison.
 void Demo::evaluate() {
   const Haystack prose = Haystack::from_file(options_.prose);
   const Haystack code = Haystack::from_file(options_.code);
   const std::vector<NamedPlan> named = plans();
-  for (std::int64_t round = 0; round < scale_.num_documents; ++round) {
-    if (round > 0 && is_late(kShareBeforeSpeed)) {
+  std::int64_t num_rounds = 0;
+  for (const auto* all : {&scale_.answers, &scale_.texts}) {
+    for (const DocumentsOf& documents : *all) {
+      num_rounds = std::max(num_rounds, documents.num_documents);
+    }
+  }
+  for (std::int64_t round = 0; round < num_rounds; ++round) {
+    if (round > 0 && is_late(kShareBeforeNextRound)) {
       report_.notes.push_back(fmt::format(
-          "Only {} of {} documents of each task and length were evaluated: this machine is too "
+          "At most {} of {} documents of a task and length were evaluated: this machine is too "
           "slow for more in {:.0f} s.",
-          round, scale_.num_documents, scale_.max_seconds));
+          round, num_rounds, scale_.max_seconds));
       break;
     }
     const std::vector<EvalCase> cases = cases_of_round(round, &prose, &code);
     RunOptions run_options;
-    run_options.title = fmt::format("evaluating {} plans, round {} of {}", named.size(), round + 1,
-                                    scale_.num_documents);
+    run_options.title =
+        fmt::format("evaluating {} plans, round {} of {}", named.size(), round + 1, num_rounds);
     std::vector<SubjectScores> scores =
         score_cases(dense_->model, dense_->tokenizer, report_.model, named, cases, run_options);
     cases_.insert(cases_.end(), cases.begin(), cases.end());
@@ -364,6 +378,12 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
 }
 
+// Of a question that follows another: the full stop that ends the answer before it is not shown.
+std::string shown_question(const std::string& question) {
+  return trimmed(
+      question.substr(std::min(question.find_first_not_of(". \t\r\n"), question.size())));
+}
+
 // The text begins with the number, and the number ends there.
 bool begins_with_number(const std::string& text, const std::string& number) {
   if (text.rfind(number, 0) != 0) return false;
@@ -413,7 +433,7 @@ void Demo::answer() {
       "had right in the evaluation, now answered freely",
       chosen.task);
   question.num_tokens = end;
-  question.text = trimmed(turn.question);
+  question.text = shown_question(turn.question);
   question.expected = trimmed(turn.answer);
   const Opened zigzag(zigzag_folder(), options_.dtype);
   const AttentionPlan dense_plan = AttentionPlan::dense(dense_->model.config().num_modules());
@@ -457,9 +477,8 @@ DemoScale DemoScale::fast() {
   scale.num_steps = 6;
   scale.num_nll_documents = 0;
   scale.num_random_plans = 1;
-  scale.answer_lengths = {2048};
-  scale.text_lengths = {2048};
-  scale.num_documents = 1;
+  scale.answers = {{2048, 1}};
+  scale.texts = {{2048, 1}};
   scale.speed_lengths = {1024, 4096};
   scale.max_seconds = 110;
   return scale;
@@ -467,8 +486,8 @@ DemoScale DemoScale::fast() {
 
 DemoScale DemoScale::usual() {
   DemoScale scale;
-  scale.answer_lengths = {2048, 4096};
-  scale.text_lengths = {4096};
+  scale.answers = {{2048, 2}, {4096, 1}};
+  scale.texts = {{4096, 2}};
   scale.speed_lengths = {1024, 2048, 4096, 8192};
   scale.max_seconds = 330;
   return scale;
@@ -477,9 +496,9 @@ DemoScale DemoScale::usual() {
 DemoScale DemoScale::full() {
   DemoScale scale = usual();
   scale.num_nll_documents = 16;
-  scale.answer_lengths = {2048, 4096, 7600};
-  scale.text_lengths = {4096, 7600};
-  scale.num_documents = 12;
+  scale.answer_tasks = {"lines", "niah", "noise"};
+  scale.answers = {{2048, 12}, {4096, 12}, {7600, 12}};
+  scale.texts = {{4096, 12}, {7600, 12}};
   scale.max_seconds = 0;
   return scale;
 }

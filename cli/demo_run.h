@@ -9,14 +9,20 @@
 
 namespace loza::cli {
 
+// So many documents, each of so many tokens.
+struct DocumentsOf {
+  std::int64_t length = 0, num_documents = 0;
+};
+
 // How much of everything the demo does.
 struct DemoScale {
   std::int64_t num_seeds = 2, num_steps = 16;  // of alpha
   std::int64_t num_nll_documents = 2;          // 0: nll is left out
   std::int64_t num_random_plans = 3;
-  std::vector<std::int64_t> answer_lengths, text_lengths;
-  std::int64_t num_documents = 2;  // of each task and length
-  std::int64_t num_questions = 8;  // of a document
+  std::vector<std::string> answer_tasks = {"niah", "noise"};
+  std::vector<DocumentsOf> answers;  // of each task
+  std::vector<DocumentsOf> texts;
+  std::int64_t num_questions = 24;  // of a document
   std::vector<std::int64_t> speed_lengths;
   double max_seconds = 0;  // 0: no limit. What is left out then is said
 
