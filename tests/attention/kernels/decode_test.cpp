@@ -71,8 +71,9 @@ std::vector<PagedShape> paged_shapes() {
     }
   }
   // Blocks of 128.
-  for (const std::int64_t length : {1,    2,    127,  128,  129,  255,  256,  257,  895,  896, 897,
-                                    1023, 1024, 1025, 1151, 1152, 1153, 2047, 2048, 2049, 4096}) {
+  for (const std::int64_t length :
+       {1,    2,    127,  128,  129,  255,  256,  257,  895,  896,  897,
+        1023, 1024, 1025, 1151, 1152, 1153, 2047, 2048, 2049, 4096, 65'537}) {
     for (const BlockPattern& pattern : {BlockPattern{}, BlockPattern::full()}) {
       PagedShape shape;
       shape.dtype = next++ % 2 == 0 ? DType::kBF16 : DType::kF32;

@@ -68,6 +68,19 @@ std::vector<Shape> true_block_shapes() {
   return shapes;
 }
 
+// The last chunk of a long prompt, and a streaming one whole.
+std::vector<Shape> long_shapes() {
+  std::vector<Shape> shapes;
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const BlockPattern& pattern : patterns_of(128)) {
+      shapes.push_back(
+          {dtype, pattern, {{33, 65'537}, {17, 4'096}}, 2, 1, 64, 64, Layout::kPacked});
+    }
+    shapes.push_back({dtype, BlockPattern{}, {{4'096, 4'096}}, 1, 1, 24, 16, Layout::kPacked});
+  }
+  return shapes;
+}
+
 // Mixed batches: chunks of a prompt, sequences without queries, keys, or both, and queries that
 // have no position.
 std::vector<Shape> batch_shapes() {
@@ -114,6 +127,7 @@ INSTANTIATE_TEST_SUITE_P(OtherBlocks, ForwardAgrees, ::testing::ValuesIn(other_b
                          shape_name);
 INSTANTIATE_TEST_SUITE_P(TrueBlocks, ForwardAgrees, ::testing::ValuesIn(true_block_shapes()),
                          shape_name);
+INSTANTIATE_TEST_SUITE_P(Long, ForwardAgrees, ::testing::ValuesIn(long_shapes()), shape_name);
 INSTANTIATE_TEST_SUITE_P(Batches, ForwardAgrees, ::testing::ValuesIn(batch_shapes()), shape_name);
 
 }  // namespace
