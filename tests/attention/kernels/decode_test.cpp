@@ -81,8 +81,8 @@ std::vector<PagedShape> paged_shapes() {
       shape.q_len = 1 + static_cast<std::int64_t>(next % 4);
       shape.lengths = {length};
       shape.page_len = 64;
-      shape.heads = 3;
-      if (length > 2048) {
+      shape.heads = length > 4096 ? 1 : 3;
+      if (length > 2048 && length <= 4096) {
         shape.heads = 16;
         shape.qk_size = 576;
         shape.v_size = 512;
