@@ -20,5 +20,6 @@ void add_inspect(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_make_tiny(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_train(CLI::App& app);
 
 }  // namespace loza::cli

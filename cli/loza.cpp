@@ -24,6 +24,7 @@ int run(int argc, char** argv) {
   loza::cli::add_inspect(app);
   loza::cli::add_calibrate(app);
   loza::cli::add_convert(app);
+  loza::cli::add_train(app);
   loza::cli::add_eval(app);
   loza::cli::add_generate(app);
   loza::cli::add_bench(app);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <unordered_set>
 #include <utility>
 
@@ -258,7 +259,12 @@ std::uint64_t Checkpoint::tensor_bytes() const {
   return bytes;
 }
 
-void copy_with_config(const fs::path& source, const fs::path& target, const Json& config) {
+namespace {
+
+// Every file of `source` that `is_copied` (by its path in the folder), then what finish() writes.
+void copy_folder(const fs::path& source, const fs::path& target,
+                 const std::function<bool(const fs::path&)>& is_copied,
+                 const std::function<void(const fs::path&)>& finish) {
   try {
     if (is_inside(fs::canonical(source), fs::weakly_canonical(target))) {
       throw_usage(target.string(), "a folder outside the one that is copied", source.string());
@@ -266,14 +272,30 @@ void copy_with_config(const fs::path& source, const fs::path& target, const Json
     StagedFolder staged(target);
     for (const auto& entry : fs::recursive_directory_iterator(source)) {
       const fs::path relative = entry.path().lexically_relative(source);
-      if (relative == kConfig) continue;
-      copy_entry(entry, inside(source, relative), staged.path() / relative);
+      if (is_copied(relative))
+        copy_entry(entry, inside(source, relative), staged.path() / relative);
     }
-    write_file_atomic(staged.path() / kConfig, config.dump(2) + "\n");
+    finish(staged.path());
     staged.commit();
   } catch (const fs::filesystem_error& e) {
     throw Error(ExitCode::kFailed, {source.string(), "to be copied", e.what(), ""});
   }
+}
+
+}  // namespace
+
+void copy_with_config(const fs::path& source, const fs::path& target, const Json& config) {
+  copy_folder(
+      source, target, [](const fs::path& file) { return file != kConfig; },
+      [&](const fs::path& folder) { write_file_atomic(folder / kConfig, config.dump(2) + "\n"); });
+}
+
+void copy_with_weights(const fs::path& source, const fs::path& target,
+                       const std::vector<TensorEntry>& entries) {
+  copy_folder(
+      source, target,
+      [](const fs::path& file) { return file != kIndex && file.extension() != ".safetensors"; },
+      [&](const fs::path& folder) { write_weights(folder, entries); });
 }
 
 }  // namespace loza

@@ -82,4 +82,9 @@ void write_weights(const std::filesystem::path& folder, const std::vector<Tensor
 void copy_with_config(const std::filesystem::path& source, const std::filesystem::path& target,
                       const Json& config);
 
+// The same with other weights: safetensors files and their index are left behind for one made
+// of `entries`.
+void copy_with_weights(const std::filesystem::path& source, const std::filesystem::path& target,
+                       const std::vector<TensorEntry>& entries);
+
 }  // namespace loza

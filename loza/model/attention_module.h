@@ -23,7 +23,7 @@ struct ForwardContext {
 
   explicit ForwardContext(const ForwardBatch& batch, const Rope& rope);
 
-  const ForwardBatch& batch;
+  ForwardBatch batch;  // a copy: layers may run again after the pass
   Mode mode;
   attention::Sequences sequences;  // of the new tokens alone
   Rotation rotation;

@@ -14,6 +14,7 @@
 #include "loza/model/elementwise.h"
 #include "loza/model/families/families.h"
 #include "loza/model/feed_forward.h"
+#include "loza/model/recompute.h"
 #include "loza/model/weights.h"
 
 namespace loza {
@@ -159,28 +160,44 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
   if (batch.kv != nullptr) no_grad.emplace();
 
   const double eps = impl_->config.norm_eps;
-  const ForwardContext context(batch, impl_->rope);
+  // Layers that run again for their gradients still need it then.
+  const auto context = std::make_shared<const ForwardContext>(batch, impl_->rope);
   // [T, hidden], the residual stream
   at::Tensor x = batch.hidden.defined() ? batch.hidden : at::embedding(impl_->embedding, batch.ids);
   for (std::int64_t i = batch.begin_layer; i < impl_->config.num_layers; ++i) {
     const Layer& layer = impl_->layers[static_cast<std::size_t>(i)];
     if (batch.layer_inputs != nullptr) batch.layer_inputs->push_back(x);
-    x = x + layer.attention->forward(rms_norm(x, layer.attention_norm, eps), context);
-    x = x + layer.feed_forward->forward(rms_norm(x, layer.feed_forward_norm, eps));
+    const auto run = [&layer, context, eps](const at::Tensor& in) {
+      const at::Tensor mixed =
+          in + layer.attention->forward(rms_norm(in, layer.attention_norm, eps), *context);
+      return mixed + layer.feed_forward->forward(rms_norm(mixed, layer.feed_forward_norm, eps));
+    };
+    x = batch.recompute ? recomputed(run, x) : run(x);
   }
   return rms_norm(x, impl_->final_norm, eps);
 }
 
 at::Tensor Transformer::logits(const at::Tensor& hidden) const {
-  return at::linear(hidden, impl_->head).to(at::kFloat);
+  return at::linear(hidden, impl_->head).to(at::promote_types(at::kFloat, impl_->dtype));
 }
 
 ForwardBatch ForwardBatch::whole(const std::vector<std::int64_t>& ids, AttentionCore& core) {
-  const auto num_tokens = static_cast<std::int64_t>(ids.size());
+  return packed({ids}, core);
+}
+
+ForwardBatch ForwardBatch::packed(const std::vector<std::vector<std::int64_t>>& sequences,
+                                  AttentionCore& core) {
+  std::vector<at::Tensor> ids, positions;
   ForwardBatch batch;
-  batch.ids = torch::tensor(ids, at::kLong);
-  batch.positions = at::arange(num_tokens, at::kLong);
-  batch.offsets = {0, num_tokens};
+  batch.offsets = {0};
+  for (const auto& sequence : sequences) {
+    const auto num_tokens = static_cast<std::int64_t>(sequence.size());
+    ids.push_back(torch::tensor(sequence, at::kLong));
+    positions.push_back(at::arange(num_tokens, at::kLong));
+    batch.offsets.push_back(batch.offsets.back() + num_tokens);
+  }
+  batch.ids = at::cat(ids);
+  batch.positions = at::cat(positions);
   batch.core = &core;
   return batch;
 }

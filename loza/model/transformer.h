@@ -58,6 +58,9 @@ struct ForwardBatch {
   const AttentionPlan* plan = nullptr;           // with kv
   const std::vector<PagedKvView>* kv = nullptr;  // [modules]; lengths include the new tokens
 
+  // With core and autograd: keep each layer's input alone, and run layers again for gradients.
+  bool recompute = false;
+
   // With core, a pass may begin between two layers, and be looked at there.
   std::int64_t begin_layer = 0;
   at::Tensor hidden;  // [T, hidden], what layer begin_layer reads; absent: the embedded ids
@@ -65,6 +68,9 @@ struct ForwardBatch {
 
   // One whole sequence from position 0, without a cache.
   static ForwardBatch whole(const std::vector<std::int64_t>& ids, AttentionCore& core);
+  // Several, which do not see each other, each from position 0.
+  static ForwardBatch packed(const std::vector<std::vector<std::int64_t>>& sequences,
+                             AttentionCore& core);
 };
 
 // The dtype that the processor computes fast: bf16 where it has bf16 dot products, else fp32.
@@ -98,7 +104,8 @@ class Transformer {
 
   // Hidden states after the final norm: [T, hidden], compute dtype.
   at::Tensor forward(const ForwardBatch& batch) const;
-  // hidden [N, hidden] -> logits [N, vocab] fp32. Ask only for the rows that are needed.
+  // hidden [N, hidden] -> logits [N, vocab] fp32 (fp64 of an fp64 model). Ask only for the rows
+  // that are needed.
   at::Tensor logits(const at::Tensor& hidden) const;
 
   // Every weight with its checkpoint name, in a fixed order. Shared storage, not copies;

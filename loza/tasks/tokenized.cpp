@@ -29,7 +29,7 @@ TokenizedDocument slice(const TokenizedDocument& document, std::int64_t begin, s
     return std::decay_t<decltype(all)>(all.begin() + begin, all.begin() + end);
   };
   TokenizedDocument window{
-      part(document.ids), part(document.is_answer), part(document.is_scored), {}};
+      part(document.ids), part(document.is_answer), part(document.is_scored), {}, document.kind};
   window.is_answer[0] = window.is_scored[0] = 0;
   return window;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct TokenizedDocument {
   std::vector<std::uint8_t> is_answer;  // [T] 1: the loss counts this token's prediction
   std::vector<std::uint8_t> is_scored;  // [T] 1: of a scored answer, or of a plain text
   std::vector<AnswerSpan> answers;      // one a turn; empty for a plain text
+  std::string kind;                     // where it comes from, for reports; may be empty
 
   std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -30,6 +31,19 @@ std::vector<std::string> split_names(const std::string& text) {
   return names;
 }
 
+// "lines*3" -> lines, 3; without a number it is 1.
+std::pair<std::string, std::int64_t> parse_share(const std::string& text) {
+  const std::size_t star = text.rfind('*');
+  if (star == std::string::npos) return {text, 1};
+  std::int64_t share = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data() + star + 1, end, share);
+  if (error != std::errc() || rest != end || share < 1 || share > 1000) {
+    throw_usage("--data", "NAME*N with N from 1 to 1000", fmt::format("'{}'", text));
+  }
+  return {text.substr(0, star), share};
+}
+
 std::string task_names() {
   std::string names;
   for (const TaskInfo& task : tasks()) names += fmt::format("{}, ", task.name);
@@ -54,6 +68,8 @@ Random keyed_random(std::uint64_t seed, std::uint64_t key) {
 
 // One name of DataOptions::sources.
 struct Data::Source {
+  std::string kind;                // the task's name, or the file's without its ending
+  std::int64_t num_shares = 1;     // documents in a round
   const TaskInfo* task = nullptr;  // a generated task, or:
   std::vector<TokenizedDocument> documents;
 
@@ -69,7 +85,8 @@ struct Data::Source {
 
 Data::Source::Source(const std::string& name, const DataOptions& options,
                      const Tokenizer& tokenizer)
-    : task(find_task(name)),
+    : kind(find_task(name) != nullptr ? name : std::filesystem::path(name).stem().string()),
+      task(find_task(name)),
       encode([&tokenizer](std::string_view text) { return tokenizer.encode(text); }) {
   if (task != nullptr) {
     prepare_task(options);
@@ -126,20 +143,30 @@ Data::Data(const DataOptions& options, const Tokenizer& tokenizer) {
   if (options.length < 2) {
     throw_usage("--length", "at least 2 tokens", fmt::format("{}", options.length));
   }
-  for (const std::string& name : split_names(options.sources)) {
-    sources_.push_back(std::make_shared<const Source>(name, options, tokenizer));
+  for (const std::string& text : split_names(options.sources)) {
+    const auto [name, num_shares] = parse_share(text);
+    auto source = std::make_shared<Source>(name, options, tokenizer);
+    source->num_shares = num_shares;
+    for (std::int64_t turn = 0; turn < num_shares; ++turn) {
+      shares_.push_back({sources_.size(), turn});
+    }
+    sources_.push_back(std::move(source));
   }
 }
 
 TokenizedDocument Data::draw(std::uint64_t seed, std::int64_t index) const {
   LOZA_CHECK(index >= 0, index);
-  const auto n = static_cast<std::int64_t>(sources_.size());
+  const auto n = static_cast<std::int64_t>(shares_.size());
   const std::int64_t round = index / n;
-  std::vector<std::int64_t> order(sources_.size());
+  std::vector<std::int64_t> order(shares_.size());
   std::iota(order.begin(), order.end(), 0);
   keyed_random(seed, ~static_cast<std::uint64_t>(round)).shuffle(order);
-  const std::int64_t source_idx = order[static_cast<std::size_t>(index % n)];
-  return sources_[static_cast<std::size_t>(source_idx)]->draw(seed, round);
+  const std::int64_t place = order[static_cast<std::size_t>(index % n)];
+  const Share& share = shares_[static_cast<std::size_t>(place)];
+  const Source& source = *sources_[share.source_idx];
+  TokenizedDocument document = source.draw(seed, round * source.num_shares + share.turn);
+  document.kind = source.kind;
+  return document;
 }
 
 void hash_document(Sha256& hash, const TokenizedDocument& document) {

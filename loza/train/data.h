@@ -19,14 +19,16 @@ using DrawDocument = std::function<TokenizedDocument(std::uint64_t seed, std::in
 
 struct DataOptions {
   // What is mixed, comma separated: names of generated tasks ("lines", "niah", "noise", ...)
-  // and files (a path with a '.' or '/'): rows of JSONL, or plain text.
+  // and files (a path with a '.' or '/'): rows of JSONL, or plain text. "NAME*3" comes three
+  // times as often.
   std::string sources;
   std::int64_t length = 2048;         // tokens of a generated document
   std::int64_t num_questions = 8;     // of a generated document
   std::filesystem::path prose, code;  // haystacks of the tasks that need one; may be empty
 };
 
-// Documents of several sources in turn, each source once in every round, in a seeded order. A
+// Documents of several sources in turn, each as often as its share in every round, in a seeded
+// order, and marked with the source's name (TokenizedDocument::kind). A
 // file's documents are all seen before one is seen again; plain text longer than `length` is
 // cut into windows, rows with answers stay whole. Immutable; thread-safe. Copies share what
 // they read.
@@ -44,7 +46,12 @@ class Data {
 
  private:
   struct Source;
+  struct Share {
+    std::size_t source_idx = 0;
+    std::int64_t turn = 0;  // among the source's shares
+  };
   std::vector<std::shared_ptr<const Source>> sources_;
+  std::vector<Share> shares_;  // of a round
 };
 
 // Adds a document (its ids and answer marks) to a hash of what a run has seen.

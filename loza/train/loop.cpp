@@ -1,11 +1,13 @@
 #include "loza/train/loop.h"
 
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/stack.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "loza/base/check.h"
@@ -28,6 +30,17 @@ std::string first_bad_gradient(const NamedTensors& parameters) {
     if (num_bad > 0) return fmt::format("{} of {} elements of '{}'", num_bad, tensor.numel(), name);
   }
   return "none, but their norm overflows";
+}
+
+// Where the pass that begins at `begin` ends.
+std::size_t end_of_pass(std::span<const TokenizedDocument> documents, std::size_t begin,
+                        std::int64_t max_tokens) {
+  std::int64_t num_tokens = documents[begin].length();
+  std::size_t end = begin + 1;
+  while (end < documents.size() && num_tokens + documents[end].length() <= max_tokens) {
+    num_tokens += documents[end++].length();
+  }
+  return end;
 }
 
 std::int64_t read_count(const Json& state, const char* name, const std::string& place) {
@@ -63,11 +76,12 @@ void load_parameters(const std::map<std::string, at::Tensor>& saved, const Named
 
 }  // namespace
 
-Trainer::Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss)
+Trainer::Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss,
+                 NamedTensors masters)
     : options_(std::move(options)),
       draw_(std::move(draw)),
       loss_(std::move(loss)),
-      optimizer_(std::move(parameters), options_.optimizer) {
+      optimizer_(std::move(parameters), options_.optimizer, std::move(masters)) {
   LOZA_CHECK(options_.documents_per_step >= 1, options_.documents_per_step);
   LOZA_CHECK(options_.max_bad_steps >= 1, options_.max_bad_steps);
 }
@@ -95,12 +109,29 @@ StepReport Trainer::step() {
 void Trainer::accumulate(StepReport& report) {
   optimizer_.zero_grad();
   const std::int64_t num_documents = options_.documents_per_step;
+  std::vector<TokenizedDocument> documents;
   for (std::int64_t i = 0; i < num_documents; ++i) {
-    const TokenizedDocument document = draw_(options_.seed, step_ * num_documents + i);
-    const at::Tensor loss = loss_(document) / static_cast<double>(num_documents);
-    loss.backward();
-    report.loss += loss.item<double>();
-    report.num_tokens += document.length();
+    documents.push_back(draw_(options_.seed, step_ * num_documents + i));
+    report.num_tokens += documents.back().length();
+  }
+  std::map<std::string, std::vector<double>> by_kind;
+  for (std::size_t begin = 0; begin < documents.size();) {
+    const std::size_t end = end_of_pass(documents, begin, options_.tokens_per_pass);
+    const auto pass = std::span(documents).subspan(begin, end - begin);
+    const at::Tensor losses = loss_(pass);
+    LOZA_CHECK(losses.numel() == static_cast<std::int64_t>(pass.size()), losses.numel());
+    (losses.sum() / static_cast<double>(num_documents)).backward();
+    optimizer_.collect_grads();
+    const at::Tensor values = losses.detach().to(at::kCPU, at::kDouble).flatten().contiguous();
+    for (std::size_t i = 0; i < pass.size(); ++i) {
+      by_kind[pass[i].kind].push_back(values.const_data_ptr<double>()[i]);
+    }
+    begin = end;
+  }
+  for (const auto& [kind, losses] : by_kind) {
+    const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
+    report.loss += sum / static_cast<double>(num_documents);
+    report.loss_by_kind[kind] = sum / static_cast<double>(losses.size());
   }
   report.grad_norm = optimizer_.grad_norm();
 }
@@ -111,7 +142,7 @@ void Trainer::note_bad_step(const StepReport& report) {
   const std::string seen = fmt::format(
       "loss {}, gradient norm {} (not finite: {}) at step {}, learning rate {:g}, {} "
       "tokens",
-      report.loss, report.grad_norm, first_bad_gradient(optimizer_.parameters()), report.step,
+      report.loss, report.grad_norm, first_bad_gradient(optimizer_.masters()), report.step,
       report.lr, report.num_tokens);
   if (bad_in_a_row_ < options_.max_bad_steps) {
     spdlog::warn("training: step skipped: {}", seen);
@@ -135,7 +166,7 @@ void Trainer::run(const std::string& title,
 
 void Trainer::save(const std::filesystem::path& run) const {
   Snapshot snapshot;
-  for (const auto& [name, tensor] : optimizer_.parameters()) {
+  for (const auto& [name, tensor] : optimizer_.masters()) {
     snapshot.tensors.emplace_back(kParameter + name, tensor.detach().cpu().contiguous());
   }
   for (const auto& [name, tensor] : optimizer_.state()) {
@@ -168,11 +199,20 @@ void Trainer::resume(const std::filesystem::path& folder) {
       optimizer.emplace_back(name.substr(std::string(kOptimizer).size()), tensor);
     }
   }
-  load_parameters(parameters, optimizer_.parameters(), place);
+  load_parameters(parameters, optimizer_.masters(), place);
+  optimizer_.round_to_parameters();
   optimizer_.load_state(optimizer, place);
   step_ = step;
   num_skipped_ = read_count(snapshot.state, "num_skipped", place);
   bad_in_a_row_ = read_count(snapshot.state, "bad_in_a_row", place);
+}
+
+Trainer::LossFn one_by_one(std::function<at::Tensor(const TokenizedDocument&)> loss) {
+  return [loss = std::move(loss)](std::span<const TokenizedDocument> documents) {
+    std::vector<at::Tensor> losses;
+    for (const TokenizedDocument& document : documents) losses.push_back(loss(document));
+    return at::stack(losses);
+  };
 }
 
 }  // namespace loza

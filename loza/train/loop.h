@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <span>
 #include <string>
 
 #include "loza/train/data.h"
@@ -14,8 +16,11 @@ namespace loza {
 struct TrainOptions {
   std::uint64_t seed = 0;               // of what the steps draw
   std::int64_t documents_per_step = 1;  // gradients are their mean
-  double clip_norm = 0;                 // gradients are scaled down to this norm; 0: never
-  std::int64_t max_bad_steps = 3;       // in a row, then the run ends
+  // Documents that share a forward and a backward pass: as many as have at most so many tokens
+  // together, and one at least.
+  std::int64_t tokens_per_pass = 0;
+  double clip_norm = 0;            // gradients are scaled down to this norm; 0: never
+  std::int64_t max_bad_steps = 3;  // in a row, then the run ends
   OptimizerOptions optimizer;
   Schedule schedule;  // num_steps among it
 };
@@ -23,8 +28,9 @@ struct TrainOptions {
 // What a step did.
 struct StepReport {
   std::int64_t step = 0;
-  double loss = 0;       // mean of the documents'
-  double grad_norm = 0;  // before clipping
+  double loss = 0;                             // mean of the documents'
+  std::map<std::string, double> loss_by_kind;  // means of the documents' of a kind
+  double grad_norm = 0;                        // before clipping
   double lr = 0;
   std::int64_t num_tokens = 0;
   bool skipped = false;  // loss or gradient was not finite: nothing was updated
@@ -34,17 +40,20 @@ struct StepReport {
 // the model nor what is trained: parameters and loss come from the caller. Not thread-safe.
 class Trainer {
  public:
-  // The loss of one document: a scalar, differentiable in the parameters.
-  using LossFn = std::function<at::Tensor(const TokenizedDocument&)>;
+  // The losses of the documents of one pass, [documents], differentiable in the parameters.
+  using LossFn = std::function<at::Tensor(std::span<const TokenizedDocument>)>;
 
   // Parameters are leaf tensors on the CPU or a device, updated in place, each requiring a
-  // gradient.
-  Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss);
+  // gradient; `masters` as in Optimizer.
+  Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss,
+          NamedTensors masters = {});
 
   std::int64_t num_steps() const { return options_.schedule.num_steps; }
   std::int64_t next_step() const { return step_; }
   std::int64_t num_skipped() const { return num_skipped_; }
   bool done() const { return step_ >= num_steps(); }
+  // The parameters at full width (Optimizer::masters).
+  const NamedTensors& masters() const { return optimizer_.masters(); }
 
   // One step. Where loss or gradient is not finite the update is skipped and counted; the
   // third time in a row (max_bad_steps) it throws Error(kFailed) that says what was seen.
@@ -74,5 +83,8 @@ class Trainer {
   std::int64_t num_skipped_ = 0;
   std::int64_t bad_in_a_row_ = 0;
 };
+
+// The losses of documents that are run one by one.
+Trainer::LossFn one_by_one(std::function<at::Tensor(const TokenizedDocument&)> loss);
 
 }  // namespace loza

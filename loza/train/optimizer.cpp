@@ -28,6 +28,10 @@ const torch::optim::AdamWParamState* param_state(const torch::optim::AdamW& adam
   return static_cast<const torch::optim::AdamWParamState*>(found->second.get());
 }
 
+bool is_low_precision(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+}
+
 at::Tensor load_moment(const std::map<std::string, at::Tensor>& state, const std::string& name,
                        const at::Tensor& parameter, const std::string& place) {
   const auto found = state.find(name);
@@ -46,24 +50,60 @@ at::Tensor load_moment(const std::map<std::string, at::Tensor>& state, const std
 
 }  // namespace
 
-Optimizer::Optimizer(NamedTensors parameters, const OptimizerOptions& options)
+Optimizer::Optimizer(NamedTensors parameters, const OptimizerOptions& options, NamedTensors masters)
     : parameters_(std::move(parameters)) {
+  const std::map<std::string, at::Tensor> wide(masters.begin(), masters.end());
   std::vector<at::Tensor> tensors;
   for (const auto& [name, tensor] : parameters_) {
     LOZA_CHECK(tensor.is_leaf() && tensor.requires_grad(), name);
-    tensors.push_back(tensor);
+    at::Tensor master = tensor;
+    if (is_low_precision(tensor)) {
+      const auto found = wide.find(name);
+      const at::Tensor& start = found == wide.end() ? tensor : found->second;
+      LOZA_CHECK(start.sizes() == tensor.sizes(), name);
+      master = start.detach().to(tensor.device(), at::kFloat, false, /*copy=*/true);
+      master.requires_grad_();
+    }
+    masters_.emplace_back(name, master);
+    tensors.push_back(master);
   }
+  round_to_parameters();
   adamw_ = std::make_unique<torch::optim::AdamW>(tensors, to_torch(options));
 }
 
 Optimizer::~Optimizer() = default;
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 
-void Optimizer::zero_grad() { adamw_->zero_grad(); }
+void Optimizer::zero_grad() {
+  adamw_->zero_grad();
+  for (const auto& [name, tensor] : parameters_) tensor.mutable_grad().reset();
+}
+
+void Optimizer::collect_grads() {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const at::Tensor& parameter = parameters_[i].second;
+    const at::Tensor& master = masters_[i].second;
+    if (master.is_same(parameter) || !parameter.grad().defined()) continue;
+    if (master.grad().defined()) {
+      master.mutable_grad().add_(parameter.grad());
+    } else {
+      master.mutable_grad() = parameter.grad().to(master.scalar_type());
+    }
+    parameter.mutable_grad().reset();
+  }
+}
+
+void Optimizer::round_to_parameters() {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const at::Tensor& master = masters_[i].second;
+    if (!master.is_same(parameters_[i].second)) at::Tensor(parameters_[i].second).copy_(master);
+  }
+}
 
 double Optimizer::grad_norm() const {
   double sum = 0;
-  for (const auto& [name, tensor] : parameters_) {
+  for (const auto& [name, tensor] : masters_) {
     if (!tensor.grad().defined()) continue;
     sum += tensor.grad().to(at::kDouble).square().sum().item<double>();
   }
@@ -71,7 +111,7 @@ double Optimizer::grad_norm() const {
 }
 
 void Optimizer::scale_grads(double factor) {
-  for (const auto& [name, tensor] : parameters_) {
+  for (const auto& [name, tensor] : masters_) {
     if (tensor.grad().defined()) tensor.mutable_grad().mul_(factor);
   }
 }
@@ -81,11 +121,12 @@ void Optimizer::step(double lr) {
     static_cast<torch::optim::AdamWOptions&>(group.options()).lr(lr);
   }
   adamw_->step();
+  round_to_parameters();
 }
 
 NamedTensors Optimizer::state() const {
   NamedTensors state;
-  for (const auto& [name, tensor] : parameters_) {
+  for (const auto& [name, tensor] : masters_) {
     const auto* of_parameter = param_state(*adamw_, tensor);
     if (of_parameter == nullptr) continue;
     state.emplace_back(name + ".exp_avg", of_parameter->exp_avg());
@@ -99,7 +140,7 @@ void Optimizer::load_state(const NamedTensors& state, const std::string& place) 
   std::map<std::string, at::Tensor> left(state.begin(), state.end());
   auto& states = adamw_->state();
   states.clear();
-  for (const auto& [name, tensor] : parameters_) {
+  for (const auto& [name, tensor] : masters_) {
     const auto step = left.find(name + ".step");
     if (step == left.end()) continue;
     if (step->second.scalar_type() != at::kLong || step->second.numel() != 1) {

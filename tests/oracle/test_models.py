@@ -178,7 +178,7 @@ def reference_logits(model, plan, ids):
         for layer, kind in zip(model.model.layers, plan["layer_type"]):
             if kind == "1":
                 hooks.append(layer.self_attn.register_forward_pre_hook(stream, with_kwargs=True))
-    with torch.no_grad():
+    with torch.set_grad_enabled(model.training):
         logits = model(torch.tensor([ids]), use_cache=False).logits[0]
     for hook in hooks:
         hook.remove()

@@ -30,7 +30,8 @@ class DataTest : public ::testing::Test {
     return tokenizer_.decode(document.ids);
   }
   Data open(const std::string& sources, std::int64_t length = 2048) const {
-    return Data({.sources = sources, .length = length, .num_questions = 3}, tokenizer_);
+    return Data({.sources = sources, .length = length, .num_questions = 3, .prose = {}, .code = {}},
+                tokenizer_);
   }
 
   TempFolder folder_;

@@ -80,8 +80,9 @@ TrainOptions options_of(std::int64_t num_steps) {
 }
 
 Trainer trainer_of(const Problem& problem, const TrainOptions& options) {
-  return Trainer(problem.parameters(), options, Problem::draw,
-                 [&problem](const TokenizedDocument& document) { return problem.loss(document); });
+  return Trainer(
+      problem.parameters(), options, Problem::draw,
+      one_by_one([&problem](const TokenizedDocument& document) { return problem.loss(document); }));
 }
 
 bool bit_equal(const at::Tensor& a, const at::Tensor& b) {
@@ -123,9 +124,9 @@ TEST(Trainer, AveragesDocumentsAndClips) {
         document.ids = {index};
         return document;
       },
-      [&](const TokenizedDocument& document) {
+      one_by_one([&](const TokenizedDocument& document) {
         return w.sum() * (document.ids[0] % 2 == 0 ? 1.0 : 3.0);
-      });
+      }));
   const StepReport report = trainer.step();
   seen_grad = w.grad().item<double>();
   EXPECT_DOUBLE_EQ(report.loss, 2);
@@ -203,9 +204,9 @@ class ScriptedRun {
           document.ids = {index};
           return document;
         },
-        [this](const TokenizedDocument& document) {
+        one_by_one([this](const TokenizedDocument& document) {
           return w.sum() * scales_[static_cast<std::size_t>(document.ids[0])];
-        });
+        }));
   }
 
   at::Tensor w = at::ones({2}).requires_grad_();
@@ -254,7 +255,7 @@ TEST(Trainer, SkipsAGradientThatIsNotFinite) {
   TrainOptions options;
   options.schedule = {.peak = 0.1, .num_steps = 1};
   Trainer trainer({{"w", w}}, options, Problem::draw,
-                  [&](const TokenizedDocument&) { return at::sqrt(w).sum(); });
+                  one_by_one([&](const TokenizedDocument&) { return at::sqrt(w).sum(); }));
   const StepReport step = trainer.step();
   EXPECT_EQ(step.loss, 0);
   EXPECT_TRUE(step.skipped);

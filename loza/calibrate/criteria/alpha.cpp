@@ -94,8 +94,9 @@ SeedCalibration run_alpha(const Transformer& model, const DrawDocument& draw,
   TrainOptions train;
   train.seed = seed;
   train.schedule = schedule_of(options);
-  Trainer trainer({{"alpha", gates.values()}}, train, draw,
-                  [&](const TokenizedDocument& document) { return gates.loss(document); });
+  Trainer trainer(
+      {{"alpha", gates.values()}}, train, draw,
+      one_by_one([&](const TokenizedDocument& document) { return gates.loss(document); }));
 
   SeedCalibration result;
   trainer.run(fmt::format("calibrating alpha, seed {}", seed), [&](const StepReport& step) {

@@ -1,0 +1,159 @@
+#include "loza/train/finetune.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "loza/base/error.h"
+#include "loza/base/progress.h"
+#include "loza/checkpoint/tensor.h"
+#include "loza/model/plan.h"
+#include "loza/train/snapshot.h"
+
+namespace loza {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+std::int64_t num_steps(const std::vector<LengthStage>& curriculum) {
+  std::int64_t sum = 0;
+  for (const LengthStage& stage : curriculum) sum += stage.num_steps;
+  return sum;
+}
+
+// Draws each step's documents at the length of its stage.
+DrawDocument draw_by_stage(const FinetuneOptions& options, const Tokenizer& tokenizer) {
+  struct StageData {
+    std::int64_t end;  // the step after its last one
+    Data data;
+  };
+  auto stages = std::make_shared<std::vector<StageData>>();
+  std::int64_t end = 0;
+  for (const LengthStage& stage : options.curriculum) {
+    DataOptions data_options = options.data;
+    data_options.length = stage.length;
+    end += stage.num_steps;
+    stages->push_back({end, Data(data_options, tokenizer)});
+  }
+  const std::int64_t per_step = options.train.documents_per_step;
+  return [stages, per_step](std::uint64_t seed, std::int64_t index) {
+    const std::int64_t step = index / per_step;
+    const auto stage = std::find_if(stages->begin(), stages->end(),
+                                    [&](const StageData& s) { return step < s.end; });
+    return stage->data.draw(seed, index);
+  };
+}
+
+// Weights as the file has them, in fp32, for those that the model holds in less.
+NamedTensors masters_of(const Transformer& model, const Checkpoint& checkpoint) {
+  NamedTensors masters;
+  for (const auto& [name, tensor] : model.parameters()) {
+    if (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble) continue;
+    masters.emplace_back(name, load_tensor(checkpoint.tensor(name), at::kFloat));
+  }
+  return masters;
+}
+
+void write_model(const NamedTensors& weights, const Checkpoint& checkpoint,
+                 const fs::path& target) {
+  std::vector<at::Tensor> kept;
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, tensor] : weights) {
+    const at::ScalarType dtype = load_tensor(checkpoint.tensor(name)).scalar_type();
+    kept.push_back(tensor.detach().cpu().to(dtype).contiguous());
+    entries.push_back(entry_of(name, kept.back()));
+  }
+  copy_with_weights(checkpoint.folder(), target, entries);
+}
+
+void remove_old_snapshots(const fs::path& run, std::int64_t num_kept) {
+  std::vector<fs::path> snapshots;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    if (entry.path().filename().string().starts_with("step-")) snapshots.push_back(entry.path());
+  }
+  std::sort(snapshots.begin(), snapshots.end());
+  const auto count = static_cast<std::int64_t>(snapshots.size());
+  for (std::int64_t i = 0; i + num_kept < count; ++i) {
+    fs::remove_all(snapshots[static_cast<std::size_t>(i)]);
+  }
+}
+
+// Found before hours of work would be lost to it.
+void check_target(const fs::path& target) {
+  if (fs::exists(target) && (!fs::is_directory(target) || !fs::is_empty(target))) {
+    throw_usage(target.string(), "a new or an empty folder", "one that has files");
+  }
+}
+
+// Gradients for the time of a run.
+class RequiresGrad {
+ public:
+  explicit RequiresGrad(NamedTensors parameters) : parameters_(std::move(parameters)) { set(true); }
+  ~RequiresGrad() { set(false); }
+  RequiresGrad(const RequiresGrad&) = delete;
+  RequiresGrad& operator=(const RequiresGrad&) = delete;
+
+ private:
+  void set(bool requires_grad) {
+    for (const auto& [name, tensor] : parameters_) {
+      tensor.set_requires_grad(requires_grad && tensor.is_floating_point());
+      tensor.mutable_grad().reset();
+    }
+  }
+  NamedTensors parameters_;
+};
+
+}  // namespace
+
+FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
+                        const Tokenizer& tokenizer, const FinetuneOptions& options,
+                        const fs::path& target,
+                        const std::function<void(const StepReport&)>& after_step) {
+  check_target(target);
+  const at::AutoGradMode grad_mode(true);
+  const RequiresGrad requires_grad(model.parameters());
+  PlannedCore core(read_plan(checkpoint.config(), model.config().num_modules(),
+                             (checkpoint.folder() / "config.json").string()));
+  TrainOptions train = options.train;
+  train.schedule.num_steps = num_steps(options.curriculum);
+  Trainer trainer(
+      model.parameters(), train, draw_by_stage(options, tokenizer),
+      [&](std::span<const TokenizedDocument> documents) {
+        return lm_losses(model, documents, core, options.loss);
+      },
+      masters_of(model, checkpoint));
+
+  const auto save = [&] {
+    trainer.save(options.run);
+    remove_old_snapshots(options.run, options.num_kept);
+  };
+  if (options.resume) {
+    if (const auto snapshot = latest_snapshot(options.run)) {
+      trainer.resume(*snapshot);
+      spdlog::info("resumed from {}", snapshot->string());
+    }
+  }
+  FinetuneReport report;
+  report.first_step = trainer.next_step();
+  const auto start = Clock::now();
+  trainer.run("training", [&](const StepReport& step) {
+    report.steps.push_back(step);
+    report.num_tokens += step.num_tokens;
+    if (after_step) after_step(step);
+    const bool is_due = options.save_every > 0 && (step.step + 1) % options.save_every == 0;
+    if (!options.run.empty() && is_due && !trainer.done()) save();
+  });
+  report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  report.num_skipped = trainer.num_skipped();
+  if (!options.run.empty() && report.first_step < trainer.num_steps()) save();
+  write_model(trainer.masters(), checkpoint, target);
+  return report;
+}
+
+}  // namespace loza
