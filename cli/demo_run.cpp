@@ -495,10 +495,10 @@ DemoScale DemoScale::usual() {
 
 DemoScale DemoScale::full() {
   DemoScale scale = usual();
-  scale.num_nll_documents = 16;
+  scale.num_nll_documents = 8;
   scale.answer_tasks = {"lines", "niah", "noise"};
-  scale.answers = {{2048, 12}, {4096, 12}, {7600, 12}};
-  scale.texts = {{4096, 12}, {7600, 12}};
+  scale.answers = {{2048, 6}, {4096, 6}, {7600, 6}};
+  scale.texts = {{4096, 6}, {7600, 6}};
   scale.max_seconds = 0;
   return scale;
 }

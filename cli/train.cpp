@@ -86,10 +86,12 @@ Json step_json(const StepReport& step) {
           {"skipped", step.skipped}};
 }
 
-// A line a step, appended as they come: what a killed run has done stays readable.
+// A line a step, written as they come: what a killed run has done stays readable. A resumed run
+// goes on below; of a step that it did again the later line counts.
 class StepLog {
  public:
-  explicit StepLog(const fs::path& path) : file_(path, std::ios::app), path_(path) {
+  StepLog(const fs::path& path, bool append)
+      : file_(path, append ? std::ios::app : std::ios::trunc), path_(path) {
     if (!file_) throw Error(ExitCode::kFailed, {path.string(), "to be written", "no", ""});
   }
   void append(const StepReport& step) {
@@ -169,7 +171,7 @@ void train_command(const TrainCommand& command) {
   const Tokenizer tokenizer = Tokenizer::from_folder(command.model);
   Transformer model = Transformer::load(checkpoint, parse_dtype(command.dtype));
   fs::create_directories(options.run);
-  StepLog log(options.run / "log.jsonl");
+  StepLog log(options.run / "log.jsonl", options.resume);
   const FinetuneReport report = finetune(model, checkpoint, tokenizer, options, command.target,
                                          [&](const StepReport& step) { log.append(step); });
   if (!report.steps.empty()) {

@@ -27,6 +27,18 @@ std::int64_t num_steps(const std::vector<LengthStage>& curriculum) {
   return sum;
 }
 
+// What a run learns from, in words.
+std::string data_name(const FinetuneOptions& options) {
+  std::string name = fmt::format("{}; {} questions; {}; {}; loss on {}, texts {}",
+                                 options.data.sources, options.data.num_questions,
+                                 options.data.prose.string(), options.data.code.string(),
+                                 static_cast<int>(options.loss.on), options.loss.text_weight);
+  for (const LengthStage& stage : options.curriculum) {
+    name += fmt::format("; {}:{}", stage.length, stage.num_steps);
+  }
+  return name;
+}
+
 // Draws each step's documents at the length of its stage.
 DrawDocument draw_by_stage(const FinetuneOptions& options, const Tokenizer& tokenizer) {
   struct StageData {
@@ -122,6 +134,7 @@ FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
                              (checkpoint.folder() / "config.json").string()));
   TrainOptions train = options.train;
   train.schedule.num_steps = num_steps(options.curriculum);
+  train.data_name = data_name(options);
   Trainer trainer(
       model.parameters(), train, draw_by_stage(options, tokenizer),
       [&](std::span<const TokenizedDocument> documents) {

@@ -53,7 +53,17 @@ std::int64_t read_count(const Json& state, const char* name, const std::string& 
 
 // What a resumed run must share with the saved one.
 Json fingerprint(const TrainOptions& options) {
-  return {{"seed", options.seed}, {"documents_per_step", options.documents_per_step}};
+  const Schedule& schedule = options.schedule;
+  const OptimizerOptions& optimizer = options.optimizer;
+  return {{"seed", options.seed},
+          {"data", options.data_name},
+          {"documents_per_step", options.documents_per_step},
+          {"tokens_per_pass", options.tokens_per_pass},
+          {"clip_norm", options.clip_norm},
+          {"optimizer", {optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay}},
+          {"schedule",
+           {schedule.peak, schedule.num_steps, schedule.warmup_steps,
+            static_cast<int>(schedule.decay), schedule.decay_steps, schedule.final_ratio}}};
 }
 
 void load_parameters(const std::map<std::string, at::Tensor>& saved, const NamedTensors& parameters,

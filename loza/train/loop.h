@@ -15,6 +15,7 @@ namespace loza {
 
 struct TrainOptions {
   std::uint64_t seed = 0;               // of what the steps draw
+  std::string data_name;                // what they draw from: a resumed run must have the same
   std::int64_t documents_per_step = 1;  // gradients are their mean
   // Documents that share a forward and a backward pass: as many as have at most so many tokens
   // together, and one at least.
@@ -67,7 +68,7 @@ class Trainer {
   // after resume() are bit-equal to those of a run that was never interrupted.
   void save(const std::filesystem::path& run) const;
   // Continues from a folder that save() made. Throws Error(kBadInput) for a damaged one, or
-  // one of other parameters, seed or number of documents a step.
+  // one of other parameters or options.
   void resume(const std::filesystem::path& folder);
 
  private:

@@ -179,6 +179,12 @@ TEST(Trainer, ResumeRefusesAnotherRun) {
   other = options_of(40);
   other.documents_per_step = 1;
   EXPECT_THROW(trainer_of(problem, other).resume(snapshot), Error);
+  other = options_of(40);
+  other.schedule.peak *= 2;
+  EXPECT_THROW(trainer_of(problem, other).resume(snapshot), Error);
+  other = options_of(40);
+  other.data_name = "lines";
+  EXPECT_THROW(trainer_of(problem, other).resume(snapshot), Error);
 
   Problem wider;
   wider.bias = at::zeros({1, 4}).requires_grad_();
