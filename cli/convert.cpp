@@ -7,12 +7,14 @@
 
 #include "cli/commands.h"
 #include "cli/pattern_options.h"
+#include "loza/base/error.h"
 #include "loza/base/json.h"
 #include "loza/calibrate/convert.h"
 #include "loza/calibrate/gates_file.h"
 #include "loza/calibrate/select.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/model/config.h"
+#include "loza/model/plan.h"
 
 namespace loza::cli {
 namespace {
@@ -21,33 +23,56 @@ struct ConvertOptions {
   std::filesystem::path model, out, gates;
   double sparsity = 0.5;
   BlockPattern pattern;
+  std::string rope;  // "yarn" or none
+  double factor = 0, theta = 0;
   bool json = false;
 };
 
-void convert(const ConvertOptions& options) {
-  const Checkpoint checkpoint(options.model);
-  const std::int64_t num_modules =
-      read_model_config(checkpoint.config(), (options.model / "config.json").string())
-          .num_modules();
-  const GatesFile gates = read_gates(options.gates, num_modules);
-  const Selection selection = select_lowest(gates.alpha, options.sparsity);
-  const AttentionPlan plan =
-      AttentionPlan::from_choice(selection.streaming, options.pattern, options.gates.string());
-  convert_model(options.model, options.out, plan);
+RopeChange rope_change(const ConvertOptions& options) {
+  RopeChange change;
+  if (options.theta != 0) change.theta = options.theta;
+  if (options.rope == "yarn") change.factor = options.factor;
+  return change;
+}
 
-  const Json result = {{"model", options.out.string()},
-                       {"layer_type", plan.layer_type()},
-                       {"num_modules", plan.num_modules()},
-                       {"num_streaming", plan.num_streaming()},
-                       {"num_tied_at_cut", selection.num_tied_at_cut}};
+void convert(const ConvertOptions& options) {
+  const std::string place = (options.model / "config.json").string();
+  const Checkpoint checkpoint(options.model);
+  const std::int64_t num_modules = read_model_config(checkpoint.config(), place).num_modules();
+  Conversion conversion;
+  conversion.rope = rope_change(options);
+  std::int64_t num_tied_at_cut = 0;
+  if (!options.gates.empty()) {
+    const GatesFile gates = read_gates(options.gates, num_modules);
+    const Selection selection = select_lowest(gates.alpha, options.sparsity);
+    num_tied_at_cut = selection.num_tied_at_cut;
+    conversion.plan =
+        AttentionPlan::from_choice(selection.streaming, options.pattern, options.gates.string());
+  } else if (conversion.rope.is_none()) {
+    throw_usage("loza convert", "--gates, --rope or --rope-theta", "none of them");
+  }
+  convert_model(options.model, options.out, conversion);
+
+  const Checkpoint converted(options.out);
+  const ModelConfig model = read_model_config(converted.config(), options.out.string());
+  const AttentionPlan plan = read_plan(converted.config(), num_modules, options.out.string());
+  const Json result = {
+      {"model", options.out.string()},      {"layer_type", plan.layer_type()},
+      {"num_modules", plan.num_modules()},  {"num_streaming", plan.num_streaming()},
+      {"num_tied_at_cut", num_tied_at_cut}, {"rope_theta", model.rope.theta},
+      {"rope_factor", model.rope.factor},   {"max_position", model.max_position}};
   if (options.json) {
     fmt::print("{}\n", result.dump());
     return;
   }
   fmt::print("{}: {} of {} modules streaming, {}\n", options.out.string(), plan.num_streaming(),
              plan.num_modules(), plan.layer_type());
-  if (selection.num_tied_at_cut > 0) {
-    fmt::print("{} modules tie at the cut: their index decided\n", selection.num_tied_at_cut);
+  if (num_tied_at_cut > 0) {
+    fmt::print("{} modules tie at the cut: their index decided\n", num_tied_at_cut);
+  }
+  if (!conversion.rope.is_none()) {
+    fmt::print("RoPE: theta {:g}, factor {:g}, up to {} tokens\n", model.rope.theta,
+               model.rope.factor, model.max_position);
   }
 }
 
@@ -57,17 +82,25 @@ void add_convert(CLI::App& app) {
   auto options = std::make_shared<ConvertOptions>();
   CLI::App* command = app.add_subcommand(
       "convert",
-      "Write a model with its lowest modules streaming. Only config.json changes; the weights "
-      "are the same bytes (hard links where the file system allows)");
+      "Write a model with its lowest modules streaming, or for a longer context. Only config.json "
+      "changes; the weights are the same bytes (hard links where the file system allows)");
   command->add_option("model", options->model, "Model folder")->required();
   command->add_option("out", options->out, "Folder to write")->required();
-  command->add_option("--gates", options->gates, "JSON file: {\"alpha\": [one number a module]}")
-      ->required();
+  command->add_option("--gates", options->gates, "JSON file: {\"alpha\": [one number a module]}");
   command->add_option("--sparsity", options->sparsity, "Share of the modules that stream")
       ->capture_default_str();
   add_pattern_options(*command, options->pattern);
+  auto* rope = command->add_option("--rope", options->rope, "yarn: stretch the context by --factor")
+                   ->check(CLI::IsMember({"yarn"}));
+  auto* factor = command->add_option("--factor", options->factor,
+                                     "Of the original context; 1 takes a scaling away");
+  rope->needs(factor);
+  factor->needs(rope);
+  command->add_option("--rope-theta", options->theta, "Another base of the rotary frequencies");
   command->add_flag("--json", options->json, "Print {\"model\", \"layer_type\", ...}");
-  command->footer("Example: loza convert SmolLM2 SmolLM2-zigzag --gates gates.json --sparsity 0.5");
+  command->footer(
+      "Example: loza convert SmolLM2 SmolLM2-zigzag --gates gates.json --sparsity 0.5\n"
+      "         loza convert SmolLM2-zigzag SmolLM2-32k --rope yarn --factor 4");
   command->callback([options] { convert(*options); });
 }
 

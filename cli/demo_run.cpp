@@ -341,7 +341,7 @@ void Demo::convert() {
   remove_model_folder(zigzag_folder());
   const NamedPlan plan =
       plan_from_gates(options_.out / "gates.json", dense_->model, {options_.sparsity, kPattern});
-  convert_model(dense_folder_, zigzag_folder(), plan.plan);
+  convert_model(dense_folder_, zigzag_folder(), {plan.plan, {}});
 }
 
 // --- Answer -----------------------------------------------------------------------------

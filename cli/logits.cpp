@@ -25,6 +25,7 @@ struct LogitsOptions {
   std::filesystem::path model, ids, out;
   std::string dtype = "auto";
   std::int64_t num_decoded = 0;
+  std::int64_t first_position = 0;
 };
 
 std::vector<std::int64_t> read_ids(const std::filesystem::path& path, std::int64_t vocab_size) {
@@ -46,9 +47,11 @@ std::vector<std::int64_t> read_ids(const std::filesystem::path& path, std::int64
 }
 
 at::Tensor whole_logits(const Transformer& model, const AttentionPlan& plan,
-                        const std::vector<std::int64_t>& ids) {
+                        const std::vector<std::int64_t>& ids, std::int64_t first_position) {
   PlannedCore core(plan);
-  return model.logits(model.forward(ForwardBatch::whole(ids, core)));
+  ForwardBatch batch = ForwardBatch::whole(ids, core);
+  batch.positions = batch.positions + first_position;
+  return model.logits(model.forward(batch));
 }
 
 DType kv_dtype(at::ScalarType dtype) { return dtype == at::kBFloat16 ? DType::kBF16 : DType::kF32; }
@@ -56,7 +59,8 @@ DType kv_dtype(at::ScalarType dtype) { return dtype == at::kBFloat16 ? DType::kB
 // All but the last num_decoded positions in one prefill, then those one by one, everything
 // through the caches.
 at::Tensor cached_logits(const Transformer& model, const AttentionPlan& plan,
-                         const std::vector<std::int64_t>& ids, std::int64_t num_decoded) {
+                         const std::vector<std::int64_t>& ids, std::int64_t num_decoded,
+                         std::int64_t first_position) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
   const at::Tensor all_ids = torch::tensor(ids, at::kLong);
   KvCache cache(kv_row_of(model.config(), kv_dtype(model.dtype())), plan.patterns,
@@ -67,7 +71,7 @@ at::Tensor cached_logits(const Transformer& model, const AttentionPlan& plan,
     cache.append(sequence, end - begin);
     ForwardBatch batch;
     batch.ids = all_ids.slice(0, begin, end);
-    batch.positions = at::arange(begin, end, at::kLong);
+    batch.positions = at::arange(begin, end, at::kLong) + first_position;
     batch.offsets = {0, end - begin};
     batch.plan = &plan;
     batch.kv = &cache.views({sequence});
@@ -88,8 +92,9 @@ void run_logits(const LogitsOptions& options) {
   const std::vector<std::int64_t> ids = read_ids(options.ids, model.config().vocab_size);
   const std::int64_t num_decoded =
       std::min(options.num_decoded, static_cast<std::int64_t>(ids.size()));
-  const at::Tensor logits = num_decoded > 0 ? cached_logits(model, plan, ids, num_decoded)
-                                            : whole_logits(model, plan, ids);
+  const at::Tensor logits =
+      num_decoded > 0 ? cached_logits(model, plan, ids, num_decoded, options.first_position)
+                      : whole_logits(model, plan, ids, options.first_position);
   write_safetensors(options.out, {entry_of("logits", logits)});
 }
 
@@ -109,6 +114,10 @@ void add_logits(CLI::App& app) {
       ->add_option("--decode", options->num_decoded,
                    "Compute the last N positions token by token through the KV caches")
       ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--first-position", options->first_position,
+                   "Position of the first token, which its rotary embedding turns by")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
   command->footer(
       "Example: echo '[1, 2, 3]' > ids.json\n"
       "         loza logits MODEL --ids ids.json --out logits.safetensors --dtype fp32");

@@ -387,7 +387,7 @@ TEST(Convert, ChangesTheConfigAlone) {
   folder.write("model/chat_template.jinja", "{{ anything }}\n");
   const AttentionPlan plan =
       AttentionPlan::from_choice({true, false, true, false, true, false}, {128, 1, 7}, "test");
-  convert_model(folder / "model", folder / "zigzag", plan);
+  convert_model(folder / "model", folder / "zigzag", {plan, {}});
   EXPECT_EQ(bytes_of(folder / "model/model.safetensors"),
             bytes_of(folder / "zigzag/model.safetensors"));
   EXPECT_EQ(bytes_of(folder / "zigzag/chat_template.jinja"), "{{ anything }}\n");
@@ -399,12 +399,12 @@ TEST(Convert, ChangesTheConfigAlone) {
   EXPECT_EQ(config, parse_json(bytes_of(folder / "model/config.json"), "config"));
   EXPECT_EQ(read_plan(Checkpoint(folder / "zigzag").config(), 6, "config").patterns, plan.patterns);
 
-  EXPECT_THROW(convert_model(folder / "model", folder / "zigzag", plan), Error);
+  EXPECT_THROW(convert_model(folder / "model", folder / "zigzag", {plan, {}}), Error);
   const AttentionPlan other = AttentionPlan::dense(5);
-  EXPECT_THROW(convert_model(folder / "model", folder / "other", other), Error);
+  EXPECT_THROW(convert_model(folder / "model", folder / "other", {other, {}}), Error);
   EXPECT_FALSE(std::filesystem::exists(folder / "other"));
   // A converted model converts again: the new plan replaces the old one.
-  convert_model(folder / "zigzag", folder / "dense", AttentionPlan::dense(6));
+  convert_model(folder / "zigzag", folder / "dense", {AttentionPlan::dense(6), {}});
   EXPECT_EQ(parse_json(bytes_of(folder / "dense/config.json"), "config"),
             parse_json(bytes_of(folder / "model/config.json"), "config"));
 }
@@ -415,8 +415,9 @@ TEST(Convert, IsExactUpToEightBlocks) {
   const TempFolder folder;
   FarModel{}.write(folder / "model");
   const BlockPattern pattern{16, 1, 7};  // blocks of whole vector lanes: the same sums
-  convert_model(folder / "model", folder / "zigzag",
-                AttentionPlan::from_choice({true, true, false, true, true, true}, pattern, ""));
+  convert_model(
+      folder / "model", folder / "zigzag",
+      {AttentionPlan::from_choice({true, true, false, true, true, true}, pattern, ""), {}});
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     const Checkpoint dense(folder / "model"), zigzag(folder / "zigzag");
     const Transformer a = Transformer::load(dense, dtype), b = Transformer::load(zigzag, dtype);
