@@ -16,7 +16,7 @@ test:
 	scripts/setup --tests
 	cmake --preset cpu-release
 	cmake --build $(BUILD)
-	ctest --test-dir $(BUILD) --output-on-failure
+	ctest --test-dir $(BUILD) --output-on-failure --parallel 2
 
 # Calibrates, converts and compares a real model; demo/report.html has the result.
 # FAST=1: fewer documents. FULL=1: more, and longer ones. MODEL_DIR=...: your own model.
