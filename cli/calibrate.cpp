@@ -11,6 +11,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/data_options.h"
 #include "cli/pattern_options.h"
 #include "loza/base/error.h"
 #include "loza/base/json.h"
@@ -94,10 +95,7 @@ void add_data_options(CLI::App& command, CalibrateCommand& options) {
   command.add_option("--length", options.length,
                      "Tokens of a generated document, as in 700 or 2k; default: 2.75 times what "
                      "a streaming module sees whole");
-  command.add_option("--questions", options.data.num_questions, "Of a generated document")
-      ->capture_default_str();
-  command.add_option("--prose", options.data.prose, "Text that niah hides its needles in");
-  command.add_option("--code", options.data.code, "The same, code");
+  add_document_options(command, options.data);
 }
 
 void add_alpha_options(CLI::App& command, CalibrateCommand& options) {

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/commands.h"
@@ -24,13 +25,14 @@ struct ConvertOptions {
   double sparsity = 0.5;
   BlockPattern pattern;
   std::string rope;  // "yarn" or none
-  double factor = 0, theta = 0;
+  double factor = 1;
+  std::optional<double> theta;
   bool json = false;
 };
 
 RopeChange rope_change(const ConvertOptions& options) {
   RopeChange change;
-  if (options.theta != 0) change.theta = options.theta;
+  change.theta = options.theta;
   if (options.rope == "yarn") change.factor = options.factor;
   return change;
 }

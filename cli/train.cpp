@@ -11,10 +11,12 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/data_options.h"
 #include "cli/loss_plot.h"
 #include "loza/base/error.h"
 #include "loza/base/file.h"
@@ -68,8 +70,7 @@ FinetuneOptions finetune_options(const TrainCommand& command) {
   FinetuneOptions options = command.finetune;
   options.data.sources = command.data;
   options.curriculum = parse_curriculum(command.lengths, command.num_steps);
-  std::int64_t num_steps = 0;
-  for (const LengthStage& stage : options.curriculum) num_steps += stage.num_steps;
+  const std::int64_t num_steps = loza::num_steps(options.curriculum);
   Schedule& schedule = options.train.schedule;
   schedule.peak = command.lr;
   schedule.warmup_steps = static_cast<std::int64_t>(command.warmup_share * num_steps);
@@ -110,15 +111,18 @@ double peak_mebibytes() {
   return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
-// Mean over the first or the last tenth of the steps, of a kind that they have.
-double mean_loss(const std::vector<StepReport>& steps, const std::string& kind, bool first) {
-  const std::size_t count = std::max<std::size_t>(1, steps.size() / 10);
-  const std::size_t begin = first ? 0 : steps.size() - count;
+// A tenth of the steps, one at least: so many at either end show what a run has done.
+std::size_t tenth_of(const std::vector<StepReport>& steps) {
+  return std::max<std::size_t>(1, steps.size() / 10);
+}
+
+// Mean over the steps that have the kind; NaN where none has.
+double mean_loss(std::span<const StepReport> steps, const std::string& kind) {
   double sum = 0;
   std::int64_t seen = 0;
-  for (std::size_t i = begin; i < begin + count; ++i) {
-    const auto found = steps[i].loss_by_kind.find(kind);
-    if (found == steps[i].loss_by_kind.end()) continue;
+  for (const StepReport& step : steps) {
+    const auto found = step.loss_by_kind.find(kind);
+    if (found == step.loss_by_kind.end()) continue;
     sum += found->second;
     ++seen;
   }
@@ -136,13 +140,15 @@ std::vector<std::string> kinds_of(const std::vector<StepReport>& steps) {
 }
 
 void print_report(const FinetuneReport& report, const TrainCommand& command, const fs::path& run) {
+  const std::span steps(report.steps);
+  const std::size_t count = std::min(tenth_of(report.steps), steps.size());
+  const auto first = steps.first(count), last = steps.last(count);
   const double rate =
       report.seconds > 0 ? static_cast<double>(report.num_tokens) / report.seconds : 0;
   if (command.json) {
     Json kinds = Json::object();
     for (const std::string& kind : kinds_of(report.steps)) {
-      kinds[kind] = {{"first", mean_loss(report.steps, kind, true)},
-                     {"last", mean_loss(report.steps, kind, false)}};
+      kinds[kind] = {{"first", mean_loss(first, kind)}, {"last", mean_loss(last, kind)}};
     }
     const Json result = {{"steps", report.steps.size()},       {"first_step", report.first_step},
                          {"skipped", report.num_skipped},      {"tokens", report.num_tokens},
@@ -154,8 +160,7 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
   }
   fmt::print("| loss | first tenth | last tenth |\n| ---- | ----------: | ---------: |\n");
   for (const std::string& kind : kinds_of(report.steps)) {
-    fmt::print("| {} | {:.4f} | {:.4f} |\n", kind, mean_loss(report.steps, kind, true),
-               mean_loss(report.steps, kind, false));
+    fmt::print("| {} | {:.4f} | {:.4f} |\n", kind, mean_loss(first, kind), mean_loss(last, kind));
   }
   fmt::print(
       "\n{} steps, {} skipped, {} tokens in {:.0f} s ({:.0f} tokens/s), peak memory {:.0f} MiB\n",
@@ -181,7 +186,6 @@ void train_command(const TrainCommand& command) {
 }
 
 void add_data_options(CLI::App& app, TrainCommand& command) {
-  DataOptions& data = command.finetune.data;
   app.add_option("--data", command.data,
                  "What is mixed, comma separated: generated tasks (lines, niah, noise) and files "
                  "(JSONL rows or text); NAME*3 comes three times as often")
@@ -190,10 +194,7 @@ void add_data_options(CLI::App& app, TrainCommand& command) {
                  "Tokens of a generated document and of a text's window: 2k, or a curriculum, "
                  "LENGTH:STEPS,LENGTH:STEPS")
       ->capture_default_str();
-  app.add_option("--questions", data.num_questions, "Of a generated document")
-      ->capture_default_str();
-  app.add_option("--prose", data.prose, "Text that niah hides its needles in");
-  app.add_option("--code", data.code, "The same, code");
+  add_document_options(app, command.finetune.data);
   app.add_option("--seed", command.finetune.train.seed, "Of the documents")->capture_default_str();
 }
 

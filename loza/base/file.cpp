@@ -108,13 +108,17 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
   sync_path(path.has_parent_path() ? path.parent_path() : fs::path("."));
 }
 
-StagedFolder::StagedFolder(fs::path target) : target_(std::move(target)) {
-  if (!target_.has_filename()) target_ = target_.parent_path();
+void require_new_folder(const fs::path& target) {
   std::error_code ignored;
-  if (fs::exists(target_, ignored) && !(fs::is_directory(target_) && fs::is_empty(target_))) {
-    throw_usage(target_.string(), "a new or empty folder to write to", "one that has files",
+  if (fs::exists(target, ignored) && !(fs::is_directory(target) && fs::is_empty(target))) {
+    throw_usage(target.string(), "a new or empty folder to write to", "one that has files",
                 "choose another name or remove it");
   }
+}
+
+StagedFolder::StagedFolder(fs::path target) : target_(std::move(target)) {
+  if (!target_.has_filename()) target_ = target_.parent_path();
+  require_new_folder(target_);
   staging_ = target_.string() + fmt::format(".part{}", ::getpid());
   std::error_code error;
   fs::remove_all(staging_, error);

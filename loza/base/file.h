@@ -42,6 +42,9 @@ std::string read_file(const std::filesystem::path& path,
 // one, never a part. Throws Error(kFailed) with what the system said.
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
+// Throws Error(kUsage) when the target exists and is not an empty folder.
+void require_new_folder(const std::filesystem::path& target);
+
 // A folder that appears whole or not at all: build it at path(), then commit() syncs every
 // file and renames the folder into place. Destroyed without commit(), it is removed.
 // Throws Error(kUsage) when the target exists and is not an empty folder.

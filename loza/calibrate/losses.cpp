@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "loza/base/error.h"
+#include "loza/train/lm_loss.h"
 
 namespace loza {
 
@@ -32,7 +33,7 @@ at::Tensor distill_loss(const at::Tensor& hidden, const at::Tensor& teacher) {
 }
 
 at::Tensor lm_loss(const Transformer& model, const at::Tensor& hidden, const at::Tensor& targets) {
-  return torch::nll_loss(torch::log_softmax(model.logits(hidden), -1), targets);
+  return token_nll(model, hidden, targets).mean();
 }
 
 }  // namespace loza

@@ -33,7 +33,9 @@ constexpr std::array<std::pair<const char*, at::ScalarType>, 17> kDtypes = {{
     {"C64", at::kComplexFloat},
 }};
 
-at::ScalarType scalar_type(const TensorEntry& entry) {
+}  // namespace
+
+at::ScalarType scalar_type_of(const TensorEntry& entry) {
   for (const auto& [name, type] : kDtypes) {
     if (entry.dtype == name) return type;
   }
@@ -41,10 +43,8 @@ at::ScalarType scalar_type(const TensorEntry& entry) {
                   quote_name(entry.dtype));
 }
 
-}  // namespace
-
 at::Tensor load_tensor(const TensorEntry& entry, std::optional<at::ScalarType> dtype) {
-  at::Tensor tensor = at::empty(entry.shape, at::dtype(scalar_type(entry)));
+  at::Tensor tensor = at::empty(entry.shape, at::dtype(scalar_type_of(entry)));
   LOZA_CHECK(tensor.nbytes() == entry.bytes.size(), entry.name, entry.bytes.size());
   if (!entry.bytes.empty()) {
     std::memcpy(tensor.data_ptr(), entry.bytes.data(), entry.bytes.size());

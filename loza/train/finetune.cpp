@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "loza/base/error.h"
-#include "loza/base/progress.h"
+#include "loza/base/file.h"
 #include "loza/checkpoint/tensor.h"
 #include "loza/model/plan.h"
 #include "loza/train/snapshot.h"
@@ -20,12 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-std::int64_t num_steps(const std::vector<LengthStage>& curriculum) {
-  std::int64_t sum = 0;
-  for (const LengthStage& stage : curriculum) sum += stage.num_steps;
-  return sum;
-}
 
 // What a run learns from, in words.
 std::string data_name(const FinetuneOptions& options) {
@@ -77,29 +71,20 @@ void write_model(const NamedTensors& weights, const Checkpoint& checkpoint,
   std::vector<at::Tensor> kept;
   std::vector<TensorEntry> entries;
   for (const auto& [name, tensor] : weights) {
-    const at::ScalarType dtype = load_tensor(checkpoint.tensor(name)).scalar_type();
+    const at::ScalarType dtype = scalar_type_of(checkpoint.tensor(name));
     kept.push_back(tensor.detach().cpu().to(dtype).contiguous());
     entries.push_back(entry_of(name, kept.back()));
   }
   copy_with_weights(checkpoint.folder(), target, entries);
 }
 
-void remove_old_snapshots(const fs::path& run, std::int64_t num_kept) {
-  std::vector<fs::path> snapshots;
-  for (const auto& entry : fs::directory_iterator(run)) {
-    if (entry.path().filename().string().starts_with("step-")) snapshots.push_back(entry.path());
-  }
-  std::sort(snapshots.begin(), snapshots.end());
-  const auto count = static_cast<std::int64_t>(snapshots.size());
-  for (std::int64_t i = 0; i + num_kept < count; ++i) {
-    fs::remove_all(snapshots[static_cast<std::size_t>(i)]);
-  }
-}
-
 // Found before hours of work would be lost to it.
-void check_target(const fs::path& target) {
-  if (fs::exists(target) && (!fs::is_directory(target) || !fs::is_empty(target))) {
-    throw_usage(target.string(), "a new or an empty folder", "one that has files");
+void check_folders(const FinetuneOptions& options, const fs::path& target) {
+  require_new_folder(target);
+  if (options.run.empty() || options.resume) return;
+  if (const auto snapshot = latest_snapshot(options.run)) {
+    throw_usage(options.run.string(), "a run without snapshots", snapshot->filename().string(),
+                "use --resume, or another folder");
   }
 }
 
@@ -123,11 +108,17 @@ class RequiresGrad {
 
 }  // namespace
 
+std::int64_t num_steps(const std::vector<LengthStage>& curriculum) {
+  std::int64_t sum = 0;
+  for (const LengthStage& stage : curriculum) sum += stage.num_steps;
+  return sum;
+}
+
 FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
                         const Tokenizer& tokenizer, const FinetuneOptions& options,
                         const fs::path& target,
                         const std::function<void(const StepReport&)>& after_step) {
-  check_target(target);
+  check_folders(options, target);
   const at::AutoGradMode grad_mode(true);
   const RequiresGrad requires_grad(model.parameters());
   PlannedCore core(read_plan(checkpoint.config(), model.config().num_modules(),

@@ -21,6 +21,9 @@ struct LengthStage {
   std::int64_t num_steps = 0;
 };
 
+// Of all stages together.
+std::int64_t num_steps(const std::vector<LengthStage>& curriculum);
+
 struct FinetuneOptions {
   DataOptions data;                     // its length is not used
   std::vector<LengthStage> curriculum;  // together the run's steps

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <string_view>
 
 #include "loza/base/error.h"
@@ -58,6 +59,17 @@ std::optional<std::int64_t> step_of(const fs::path& folder) {
   return step;
 }
 
+// A run's snapshots by step.
+std::map<std::int64_t, fs::path> snapshots_of(const fs::path& run) {
+  std::map<std::int64_t, fs::path> snapshots;
+  if (!fs::is_directory(run)) return snapshots;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    const auto step = step_of(entry.path());
+    if (step && entry.is_directory()) snapshots[*step] = entry.path();
+  }
+  return snapshots;
+}
+
 }  // namespace
 
 void write_snapshot(const fs::path& folder, const Snapshot& snapshot) {
@@ -86,14 +98,15 @@ fs::path snapshot_folder(const fs::path& run, std::int64_t step) {
 }
 
 std::optional<fs::path> latest_snapshot(const fs::path& run) {
-  std::optional<fs::path> latest;
-  if (!fs::is_directory(run)) return latest;
-  for (const auto& entry : fs::directory_iterator(run)) {
-    const auto step = step_of(entry.path());
-    if (!step || !entry.is_directory()) continue;
-    if (!latest || *step > *step_of(*latest)) latest = entry.path();
-  }
-  return latest;
+  const std::map<std::int64_t, fs::path> snapshots = snapshots_of(run);
+  if (snapshots.empty()) return std::nullopt;
+  return snapshots.rbegin()->second;
+}
+
+void remove_old_snapshots(const fs::path& run, std::int64_t num_kept) {
+  const std::map<std::int64_t, fs::path> snapshots = snapshots_of(run);
+  auto num_old = static_cast<std::int64_t>(snapshots.size()) - num_kept;
+  for (auto it = snapshots.begin(); num_old > 0; ++it, --num_old) fs::remove_all(it->second);
 }
 
 }  // namespace loza

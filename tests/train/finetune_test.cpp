@@ -230,6 +230,14 @@ TEST_F(Run, KeepsTheLastSnapshots) {
   EXPECT_EQ(names, (std::vector<std::string>{"step-00000008", "step-00000010"}));
 }
 
+TEST_F(Run, RefusesARunWithSnapshotsBeforeItTrains) {
+  FinetuneOptions options = options_of(2);
+  options.run = folder_.path() / "run";
+  train(folder_.path() / "out", options);
+  EXPECT_THROW(train(folder_.path() / "again", options), Error);
+  EXPECT_FALSE(fs::exists(folder_.path() / "again"));
+}
+
 TEST_F(Run, RefusesATargetWithFilesBeforeItTrains) {
   std::int64_t num_steps = 0;
   const Checkpoint checkpoint(zigzag_);
