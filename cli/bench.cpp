@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "cli/named_plans.h"
 #include "loza/base/json.h"
 #include "loza/base/progress.h"
@@ -26,7 +27,7 @@ struct BenchOptions {
   std::vector<std::filesystem::path> models;
   std::vector<std::string> lengths = {"512", "2k", "4k", "8k"};
   std::vector<std::string> plans = {"config", "dense"};
-  std::string dtype = "auto";
+  ModelOptions placement;
   SpeedOptions speed;
   bool json = false;
 };
@@ -57,7 +58,7 @@ std::vector<NamedPlan> plans_of(const BenchOptions& options, const Checkpoint& c
 void bench_model(const std::filesystem::path& folder, const BenchOptions& options,
                  const std::vector<std::int64_t>& lengths, std::vector<Row>& rows) {
   const Checkpoint checkpoint(folder);
-  const Transformer model = Transformer::load(checkpoint, parse_dtype(options.dtype));
+  const Transformer model = load_model(checkpoint, options.placement);
   const std::vector<NamedPlan> plans = plans_of(options, checkpoint, model);
   const std::string name = std::filesystem::absolute(folder).lexically_normal().filename().string();
   std::int64_t total = 0;
@@ -138,9 +139,7 @@ void add_bench(CLI::App& app) {
                    "all stream; or a choice without documents, as in loza eval")
       ->delimiter(',')
       ->capture_default_str();
-  command
-      ->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
-      ->capture_default_str();
+  add_model_options(*command, options->placement);
   command
       ->add_option("--chunk", options->speed.chunk_len, "Tokens of the prompt computed at a time")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))

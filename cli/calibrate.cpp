@@ -12,6 +12,7 @@
 
 #include "cli/commands.h"
 #include "cli/data_options.h"
+#include "cli/model_options.h"
 #include "cli/pattern_options.h"
 #include "loza/base/error.h"
 #include "loza/base/json.h"
@@ -31,7 +32,8 @@ struct CalibrateCommand {
   fs::path model, out;
   CalibrateOptions calibrate;
   DataOptions data;
-  std::string length, dtype = "auto";
+  std::string length;
+  ModelOptions placement;
   double sparsity = 0.5;
   bool keep_last = false, no_clamp = false, json = false;
 };
@@ -61,7 +63,7 @@ Calibration run(const CalibrateCommand& options) {
   calibrate_options.average = !options.keep_last;
   const Checkpoint checkpoint(options.model);
   const CriterionInfo* criterion = find_criterion(calibrate_options.criterion);
-  const Transformer model = Transformer::load(checkpoint, parse_dtype(options.dtype));
+  const Transformer model = load_model(checkpoint, options.placement);
   if (criterion != nullptr && !criterion->needs_documents) {
     return calibrate(model, {}, calibrate_options);
   }
@@ -149,9 +151,7 @@ void add_calibrate(CLI::App& app) {
                    "What the report says each module becomes; the gates do not depend on it")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  command
-      ->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
-      ->capture_default_str();
+  add_model_options(*command, options->placement);
   command->add_flag("--json", options->json, "Print one JSON object");
   command->footer("Example: loza calibrate SmolLM2-135M-Instruct --seeds 2 --out gates.json");
   command->callback([options] { calibrate_command(*options); });

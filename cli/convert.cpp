@@ -25,6 +25,7 @@ struct ConvertOptions {
   double sparsity = 0.5;
   BlockPattern pattern;
   std::string rope;  // "yarn" or none
+  std::string rope_of = "all", sink;
   double factor = 1;
   std::optional<double> theta;
   bool json = false;
@@ -34,6 +35,8 @@ RopeChange rope_change(const ConvertOptions& options) {
   RopeChange change;
   change.theta = options.theta;
   if (options.rope == "yarn") change.factor = options.factor;
+  if (options.rope_of == "full") change.of = RopeChange::Of::kFull;
+  if (!options.sink.empty()) change.sink_is_capped = options.sink == "capped";
   return change;
 }
 
@@ -51,18 +54,23 @@ void convert(const ConvertOptions& options) {
     conversion.plan =
         AttentionPlan::from_choice(selection.streaming, options.pattern, options.gates.string());
   } else if (conversion.rope.is_none()) {
-    throw_usage("loza convert", "--gates, --rope or --rope-theta", "none of them");
+    throw_usage("loza convert", "--gates, --rope, --rope-theta or --sink", "none of them");
   }
   convert_model(options.model, options.out, conversion);
 
   const Checkpoint converted(options.out);
   const ModelConfig model = read_model_config(converted.config(), options.out.string());
   const AttentionPlan plan = read_plan(converted.config(), num_modules, options.out.string());
-  const Json result = {
-      {"model", options.out.string()},      {"layer_type", plan.layer_type()},
-      {"num_modules", plan.num_modules()},  {"num_streaming", plan.num_streaming()},
-      {"num_tied_at_cut", num_tied_at_cut}, {"rope_theta", model.rope.theta},
-      {"rope_factor", model.rope.factor},   {"max_position", model.max_position}};
+  const Json result = {{"model", options.out.string()},
+                       {"layer_type", plan.layer_type()},
+                       {"num_modules", plan.num_modules()},
+                       {"num_streaming", plan.num_streaming()},
+                       {"num_tied_at_cut", num_tied_at_cut},
+                       {"rope_theta", model.rope.theta},
+                       {"rope_factor", model.rope.factor},
+                       {"max_position", model.max_position},
+                       {"rope_by_kind", model.has_rope_by_kind},
+                       {"sink_distance", model.sink_is_capped ? "capped" : "absolute"}};
   if (options.json) {
     fmt::print("{}\n", result.dump());
     return;
@@ -75,6 +83,11 @@ void convert(const ConvertOptions& options) {
   if (!conversion.rope.is_none()) {
     fmt::print("RoPE: theta {:g}, factor {:g}, up to {} tokens\n", model.rope.theta,
                model.rope.factor, model.max_position);
+    if (model.has_rope_by_kind) {
+      fmt::print("streaming modules: theta {:g}, factor {:g}\n", model.streaming_rope.theta,
+                 model.streaming_rope.factor);
+    }
+    if (model.sink_is_capped) fmt::print("the sink stands directly before the window\n");
   }
 }
 
@@ -99,10 +112,22 @@ void add_convert(CLI::App& app) {
   rope->needs(factor);
   factor->needs(rope);
   command->add_option("--rope-theta", options->theta, "Another base of the rotary frequencies");
+  command
+      ->add_option("--rope-of", options->rope_of,
+                   "Modules that --rope and --rope-theta change: all, or full ones alone")
+      ->check(CLI::IsMember({"all", "full"}))
+      ->capture_default_str();
+  command
+      ->add_option("--sink", options->sink,
+                   "How far streaming modules see the sink: absolute, where it is, or capped, "
+                   "directly before the window")
+      ->check(CLI::IsMember({"absolute", "capped"}));
   command->add_flag("--json", options->json, "Print {\"model\", \"layer_type\", ...}");
   command->footer(
       "Example: loza convert SmolLM2 SmolLM2-zigzag --gates gates.json --sparsity 0.5\n"
-      "         loza convert SmolLM2-zigzag SmolLM2-32k --rope yarn --factor 4");
+      "         loza convert SmolLM2-zigzag SmolLM2-32k --rope yarn --factor 4\n"
+      "         loza convert SmolLM2-zigzag SmolLM2-1m --rope yarn --factor 128 --rope-of full "
+      "--sink capped");
   command->callback([options] { convert(*options); });
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "cli/named_plans.h"
 #include "cli/pattern_options.h"
 #include "loza/base/error.h"
@@ -40,7 +41,7 @@ struct EvalOptions {
   std::vector<fs::path> gates;
   PlanOptions plan;
   std::int64_t window_len = 0;
-  std::string dtype = "auto";
+  ModelOptions placement;
   bool json = false;
 };
 
@@ -144,7 +145,7 @@ void eval(const EvalOptions& options, const CLI::App& command) {
   for (const fs::path& folder : options.models) {
     const Checkpoint checkpoint(folder);
     const Tokenizer tokenizer = Tokenizer::from_folder(folder);
-    const Transformer model = Transformer::load(checkpoint, parse_dtype(options.dtype));
+    const Transformer model = load_model(checkpoint, options.placement);
     if (cases.empty()) {
       cases = options.data.empty() ? generated_cases(options, command, tokenizer)
                                    : load_cases(options.data);
@@ -210,9 +211,7 @@ void add_eval(CLI::App& app) {
                    "Longer plain texts are cut to so many tokens (default: what the model is "
                    "made for)")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 24));
-  command
-      ->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
-      ->capture_default_str();
+  add_model_options(*command, options->placement);
   command->add_flag("--json", options->json, "Print one JSON object");
   command->footer(
       "Example: loza eval smollm2 smollm2-zigzag --tasks niah,noise,ppl --lengths 2k,4k");

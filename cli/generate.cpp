@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "loza/base/error.h"
 #include "loza/base/file.h"
 #include "loza/base/json.h"
@@ -25,7 +26,8 @@ namespace {
 
 struct GenerateOptions {
   std::filesystem::path model, prompt_file;
-  std::string prompt, dtype = "auto";
+  std::string prompt;
+  ModelOptions placement;
   bool chat = false, control_tokens = false, ignore_eos = false, json = false;
   std::int64_t max_new = 256, chunk_len = 512, budget_bytes = 0;
   SamplingOptions sampling;
@@ -150,7 +152,7 @@ void generate(const GenerateOptions& options) {
   check_sampling(options.sampling, "options");
   const Checkpoint checkpoint(options.model);
   const Tokenizer tokenizer = Tokenizer::from_folder(options.model);
-  const Transformer model = Transformer::load(checkpoint, parse_dtype(options.dtype));
+  const Transformer model = load_model(checkpoint, options.placement);
   const AttentionPlan plan = read_plan(checkpoint.config(), model.config().num_modules(),
                                        (options.model / "config.json").string());
   const Completion completion = complete(options, checkpoint, model, plan, tokenizer);
@@ -207,9 +209,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--stop", options->stops, "End before this text; may be given again")
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end-of-text token");
-  command
-      ->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
-      ->capture_default_str();
+  add_model_options(*command, options->placement);
   command->add_option("--chunk", options->chunk_len, "Tokens of the prompt computed at a time")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();

@@ -150,6 +150,12 @@ Json to_json(const ModelFacts& facts) {
             {"shortest_wavelength", facts.shortest_wavelength},
             {"longest_wavelength", facts.longest_wavelength}}},
           {"softmax_scale", config.softmax_scale},
+          {"streaming_rope",
+           {{"theta", config.streaming_rope.theta},
+            {"scaling", scaling_name(config.streaming_rope.scaling)},
+            {"factor", config.streaming_rope.factor},
+            {"softmax_scale", config.streaming_softmax_scale},
+            {"sink_distance", config.sink_is_capped ? "capped" : "absolute"}}},
           {"kv",
            {{"dtype", dtype_name(facts.kv_row.dtype)},
             {"bytes_per_token_and_module", facts.kv_row.size_bytes()},
@@ -171,10 +177,17 @@ void print_heading(const ModelFacts& facts) {
              config.vocab_size, config.max_position);
   fmt::print(
       "RoPE: theta {}, scaling {} x {}, wavelengths {:.1f} .. {:.0f} tokens, "
-      "attention factor {:.4g}, softmax scale {:.4g}\n\n",
+      "attention factor {:.4g}, softmax scale {:.4g}\n",
       config.rope.theta, scaling_name(config.rope.scaling), config.rope.factor,
       facts.shortest_wavelength, facts.longest_wavelength, facts.attention_factor,
       config.softmax_scale);
+  if (config.has_rope_by_kind || config.sink_is_capped) {
+    fmt::print("streaming modules: theta {}, scaling {} x {}, the sink {}\n",
+               config.streaming_rope.theta, scaling_name(config.streaming_rope.scaling),
+               config.streaming_rope.factor,
+               config.sink_is_capped ? "directly before the window" : "where it is");
+  }
+  fmt::print("\n");
 }
 
 void print_modules(const ModelFacts& facts) {

@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "loza/base/error.h"
 #include "loza/base/file.h"
 #include "loza/base/json.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/checkpoint/tensor.h"
+#include "loza/engine/device_memory.h"
 #include "loza/engine/kv_cache.h"
 #include "loza/model/plan.h"
 #include "loza/model/transformer.h"
@@ -23,7 +25,7 @@ namespace {
 
 struct LogitsOptions {
   std::filesystem::path model, ids, out;
-  std::string dtype = "auto";
+  ModelOptions placement;
   std::int64_t num_decoded = 0;
   std::int64_t first_position = 0;
 };
@@ -49,8 +51,9 @@ std::vector<std::int64_t> read_ids(const std::filesystem::path& path, std::int64
 at::Tensor whole_logits(const Transformer& model, const AttentionPlan& plan,
                         const std::vector<std::int64_t>& ids, std::int64_t first_position) {
   PlannedCore core(plan);
-  ForwardBatch batch = ForwardBatch::whole(ids, core);
-  batch.positions = batch.positions + first_position;
+  ForwardBatch batch = ForwardBatch::whole(ids, core).on(model.device());
+  batch.places = batch.positions;
+  batch.positions = batch.places + first_position;
   return model.logits(model.forward(batch));
 }
 
@@ -62,16 +65,18 @@ at::Tensor cached_logits(const Transformer& model, const AttentionPlan& plan,
                          const std::vector<std::int64_t>& ids, std::int64_t num_decoded,
                          std::int64_t first_position) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
-  const at::Tensor all_ids = torch::tensor(ids, at::kLong);
-  KvCache cache(kv_row_of(model.config(), kv_dtype(model.dtype())), plan.patterns,
-                {.max_sequences = 1, .num_tokens = num_tokens});
+  const at::Tensor all_ids = torch::tensor(ids, at::kLong).to(model.device());
+  KvCache cache(
+      kv_row_of(model.config(), kv_dtype(model.dtype())), plan.patterns,
+      {.max_sequences = 1, .num_tokens = num_tokens, .allocate = kv_allocator(model.device())});
   const KvSequence sequence = cache.open(num_tokens);
   std::vector<at::Tensor> logits;
   const auto run = [&](std::int64_t begin, std::int64_t end) {
     cache.append(sequence, end - begin);
     ForwardBatch batch;
     batch.ids = all_ids.slice(0, begin, end);
-    batch.positions = at::arange(begin, end, at::kLong) + first_position;
+    batch.places = at::arange(begin, end, all_ids.options());
+    batch.positions = batch.places + first_position;
     batch.offsets = {0, end - begin};
     batch.plan = &plan;
     batch.kv = &cache.views({sequence});
@@ -86,7 +91,7 @@ at::Tensor cached_logits(const Transformer& model, const AttentionPlan& plan,
 void run_logits(const LogitsOptions& options) {
   const at::NoGradGuard no_grad;
   const Checkpoint checkpoint(options.model);
-  const Transformer model = Transformer::load(checkpoint, parse_dtype(options.dtype));
+  const Transformer model = load_model(checkpoint, options.placement);
   const AttentionPlan plan = read_plan(checkpoint.config(), model.config().num_modules(),
                                        (options.model / "config.json").string());
   const std::vector<std::int64_t> ids = read_ids(options.ids, model.config().vocab_size);
@@ -95,7 +100,7 @@ void run_logits(const LogitsOptions& options) {
   const at::Tensor logits =
       num_decoded > 0 ? cached_logits(model, plan, ids, num_decoded, options.first_position)
                       : whole_logits(model, plan, ids, options.first_position);
-  write_safetensors(options.out, {entry_of("logits", logits)});
+  write_safetensors(options.out, {entry_of("logits", logits.to(at::kCPU))});
 }
 
 }  // namespace
@@ -107,9 +112,7 @@ void add_logits(CLI::App& app) {
   command->add_option("model", options->model, "Model folder")->required();
   command->add_option("--ids", options->ids, "JSON file: an array of token ids")->required();
   command->add_option("--out", options->out, "safetensors file to write")->required();
-  command
-      ->add_option("--dtype", options->dtype, "fp32, bf16, or auto: what the processor does fast")
-      ->capture_default_str();
+  add_model_options(*command, options->placement);
   command
       ->add_option("--decode", options->num_decoded,
                    "Compute the last N positions token by token through the KV caches")

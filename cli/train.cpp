@@ -18,6 +18,7 @@
 #include "cli/commands.h"
 #include "cli/data_options.h"
 #include "cli/loss_plot.h"
+#include "cli/model_options.h"
 #include "loza/base/error.h"
 #include "loza/base/file.h"
 #include "loza/base/json.h"
@@ -33,9 +34,10 @@ namespace {
 namespace fs = std::filesystem;
 
 struct TrainCommand {
+  ModelOptions placement;
   fs::path model, target;
   FinetuneOptions finetune;
-  std::string lengths = "2k", dtype = "auto", data = "lines,noise";
+  std::string lengths = "2k", data = "lines,noise";
   std::int64_t num_steps = 100;
   double lr = 1e-4, final_ratio = 0.1, warmup_share = 0.05;
   bool json = false;
@@ -174,7 +176,7 @@ void train_command(const TrainCommand& command) {
   const FinetuneOptions options = finetune_options(command);
   const Checkpoint checkpoint(command.model);
   const Tokenizer tokenizer = Tokenizer::from_folder(command.model);
-  Transformer model = Transformer::load(checkpoint, parse_dtype(command.dtype));
+  Transformer model = load_model(checkpoint, command.placement);
   fs::create_directories(options.run);
   StepLog log(options.run / "log.jsonl", options.resume);
   const FinetuneReport report = finetune(model, checkpoint, tokenizer, options, command.target,
@@ -254,8 +256,7 @@ void add_train(CLI::App& app) {
   train->add_option("--save-every", finetune.save_every, "Steps between snapshots; 0: at the end")
       ->capture_default_str();
   train->add_flag("--resume", finetune.resume, "Go on from the newest snapshot of the run");
-  train->add_option("--dtype", command->dtype, "fp32, bf16 (with fp32 masters), or auto")
-      ->capture_default_str();
+  add_model_options(*train, command->placement);
   train->add_flag("--json", command->json, "Print one JSON object");
   train->footer(
       "Example: loza train my-zigzag my-recovered --data lines,noise,code.py*2 --steps 100 --batch "

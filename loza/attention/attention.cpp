@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "loza/attention/autograd.h"
+#include "loza/attention/flash.h"
 #include "loza/attention/on_cpu.h"
 #include "loza/attention/reference/torch_ops.h"
 #include "loza/base/check.h"
@@ -61,12 +62,19 @@ void check_call(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   }
 }
 
-bool needs_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+bool needs_gradients(const Queries& queries, const at::Tensor& k, const at::Tensor& v) {
+  const auto needs_one = [](const at::Tensor& x) { return x.defined() && x.requires_grad(); };
   return at::GradMode::is_enabled() &&
-         (q.requires_grad() || k.requires_grad() || v.requires_grad());
+         (needs_one(queries.q) || needs_one(queries.sink_q) || needs_one(k) || needs_one(v));
 }
 
 }  // namespace
+
+Queries::Queries(at::Tensor q, at::Tensor sink_q) : q(std::move(q)), sink_q(std::move(sink_q)) {
+  LOZA_CHECK(!this->sink_q.defined() || (this->sink_q.sizes() == this->q.sizes() &&
+                                         this->sink_q.scalar_type() == this->q.scalar_type() &&
+                                         this->sink_q.device() == this->q.device()));
+}
 
 Sequences Sequences::whole(std::vector<std::int64_t> offsets) {
   Sequences sequences;
@@ -75,37 +83,47 @@ Sequences Sequences::whole(std::vector<std::int64_t> offsets) {
   return sequences;
 }
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const Sequences& sequences, const BlockPattern& pattern, double scale) {
-  check_call(q, k, v, sequences);
-  if (!q.device().is_cpu()) return torch_ops::attend(q, k, v, sequences, pattern, scale);
-  if (needs_gradients(q, k, v)) {
-    return attend_with_gradients(q, k, v, sequences, pattern, scale);
+  check_call(queries.q, k, v, sequences);
+  if (flash::can_attend(queries.q, k, v)) {
+    return flash::attend(queries, k, v, sequences, pattern, scale);
   }
-  return on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kNo).first;
+  if (!queries.q.device().is_cpu()) {
+    return torch_ops::attend(queries, k, v, sequences, pattern, scale);
+  }
+  if (needs_gradients(queries, k, v)) {
+    return attend_with_gradients(queries, k, v, sequences, pattern, scale);
+  }
+  return on_cpu::attend(queries, k, v, sequences, pattern, scale, on_cpu::WithLse::kNo).first;
 }
 
-std::pair<at::Tensor, at::Tensor> attend_with_lse(const at::Tensor& q, const at::Tensor& k,
+std::pair<at::Tensor, at::Tensor> attend_with_lse(const Queries& queries, const at::Tensor& k,
                                                   const at::Tensor& v, const Sequences& sequences,
                                                   const BlockPattern& pattern, double scale) {
-  check_call(q, k, v, sequences);
-  if (q.device().is_cpu()) {
-    return on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
-  }
+  check_call(queries.q, k, v, sequences);
   const at::NoGradGuard no_grad;
-  auto [out, lse] = torch_ops::attend_with_lse(q, k, v, sequences, pattern, scale);
+  if (queries.q.device().is_cpu()) {
+    return on_cpu::attend(queries, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
+  }
+  if (flash::can_attend(queries.q, k, v)) {
+    return flash::attend_with_lse(queries, k, v, sequences, pattern, scale);
+  }
+  auto [out, lse] = torch_ops::attend_with_lse(queries, k, v, sequences, pattern, scale);
   return {out, lse.to(at::kFloat)};
 }
 
-at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t num_sequences,
+at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale) {
+  const at::Tensor& q = queries.q;
   LOZA_CHECK(q.dim() == 3, q.dim());
   LOZA_CHECK(num_sequences == 0 ? q.size(0) == 0 : q.size(0) % num_sequences == 0, q.size(0),
              num_sequences);
-  return q.device().is_cpu()
-             ? on_cpu::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern, scale)
-             : torch_ops::attend_paged(q, kv, num_sequences, num_key_heads, v_size, pattern, scale);
+  return q.device().is_cpu() ? on_cpu::attend_paged(queries, kv, num_sequences, num_key_heads,
+                                                    v_size, pattern, scale)
+                             : torch_ops::attend_paged(queries, kv, num_sequences, num_key_heads,
+                                                       v_size, pattern, scale, attend);
 }
 
 }  // namespace loza::attention

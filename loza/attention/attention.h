@@ -27,20 +27,29 @@ struct Sequences {
   std::int64_t size() const { return static_cast<std::int64_t>(q_offsets.size()) - 1; }
 };
 
-// Attention of q [T, H, D] over k [S, G, D], v [S, G, V] under the pattern -> [T, H, V], in
-// q's dtype. Differentiable in q, k and v. On the CPU by loza's own kernels, on other
-// devices by torch operations (reference/torch_ops.h).
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+// Queries [T, H, D], and those that the sink is scored by (params.h), or an undefined tensor
+// where the same serve for both.
+struct Queries {
+  at::Tensor q, sink_q;
+
+  Queries(at::Tensor q, at::Tensor sink_q = {});  // NOLINT: a tensor is queries
+};
+
+// Attention of queries [T, H, D] over k [S, G, D], v [S, G, V] under the pattern -> [T, H, V],
+// in q's dtype. Differentiable in queries, k and v. On the CPU by loza's own kernels; on CUDA, in
+// bf16 and fp16, by ATen's flash attention (flash.h); otherwise by plain torch operations
+// (reference/torch_ops.h).
+at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const Sequences& sequences, const BlockPattern& pattern, double scale);
 
 // The same without gradients, with the lse [T, H] fp32.
-std::pair<at::Tensor, at::Tensor> attend_with_lse(const at::Tensor& q, const at::Tensor& k,
+std::pair<at::Tensor, at::Tensor> attend_with_lse(const Queries& queries, const at::Tensor& k,
                                                   const at::Tensor& v, const Sequences& sequences,
                                                   const BlockPattern& pattern, double scale);
 
-// Decode: q [B * q_len, H, D] over pages -> [B * q_len, H, V]. No gradients. v_size is the
+// Decode: queries [B * q_len, H, D] over pages -> [B * q_len, H, V]. No gradients. v_size is the
 // value size V (the view does not know it).
-at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t num_sequences,
+at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);
 

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,13 +15,19 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+std::optional<at::Tensor> optional_tensor(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
+}
+
 class Attend : public torch::autograd::Function<Attend> {
  public:
+  // sink_q comes last: gradients are counted over the tensors that there are.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, const Sequences& sequences,
-                            const BlockPattern& pattern, double scale) {
-    auto [out, lse] = on_cpu::attend(q, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
-    context->save_for_backward({q, k, v, out, lse});
+                            const at::Tensor& v, const std::optional<at::Tensor>& sink_q,
+                            const Sequences& sequences, const BlockPattern& pattern, double scale) {
+    auto [out, lse] = on_cpu::attend({q, sink_q.value_or(at::Tensor())}, k, v, sequences, pattern,
+                                     scale, on_cpu::WithLse::kYes);
+    context->save_for_backward({q, k, v, sink_q.value_or(at::Tensor()), out, lse});
     auto& saved = context->saved_data;
     saved["q_offsets"] = sequences.q_offsets;
     saved["k_offsets"] = sequences.k_offsets;
@@ -39,22 +46,24 @@ class Attend : public torch::autograd::Function<Attend> {
     sequences.q_offsets = offsets("q_offsets");
     sequences.k_offsets = offsets("k_offsets");
     const std::vector<std::int64_t> pattern = offsets("pattern");
-    const on_cpu::Wanted wanted{context->needs_input_grad(0), context->needs_input_grad(1),
-                                context->needs_input_grad(2)};
-    const auto [d_q, d_k, d_v] = on_cpu::attend_backward(
-        saved[0], saved[1], saved[2], saved[3], saved[4], d_outs[0], sequences,
+    const bool has_sink_q = saved[3].defined();
+    const on_cpu::Wanted wanted{context->needs_input_grad(0),
+                                has_sink_q && context->needs_input_grad(3),
+                                context->needs_input_grad(1), context->needs_input_grad(2)};
+    const on_cpu::Gradients gradients = on_cpu::attend_backward(
+        {saved[0], saved[3]}, saved[1], saved[2], saved[4], saved[5], d_outs[0], sequences,
         {pattern[0], pattern[1], pattern[2]}, data["scale"].toDouble(), wanted);
-    return {d_q, d_k, d_v, {}, {}, {}};
+    return {gradients.d_q, gradients.d_k, gradients.d_v, gradients.d_sink_q, {}, {}, {}};
   }
 };
 
 }  // namespace
 
-at::Tensor attend_with_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attend_with_gradients(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                                  const Sequences& sequences, const BlockPattern& pattern,
                                  double scale) {
   for (const std::int64_t skipped : sequences.skipped) LOZA_CHECK(skipped == 0, skipped);
-  return Attend::apply(q, k, v, sequences, pattern, scale);
+  return Attend::apply(queries.q, k, v, optional_tensor(queries.sink_q), sequences, pattern, scale);
 }
 
 }  // namespace loza::attention

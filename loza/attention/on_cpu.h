@@ -16,23 +16,27 @@ namespace loza::attention::on_cpu {
 enum class WithLse : bool { kNo, kYes };
 
 // -> out [T, H, V], lse [T, H] fp32 or undefined.
-std::pair<at::Tensor, at::Tensor> attend(const at::Tensor& q, const at::Tensor& k,
+std::pair<at::Tensor, at::Tensor> attend(const Queries& queries, const at::Tensor& k,
                                          const at::Tensor& v, const Sequences& sequences,
                                          const BlockPattern& pattern, double scale,
                                          WithLse with_lse);
 
 struct Wanted {
-  bool d_q = true, d_k = true, d_v = true;
+  bool d_q = true, d_sink_q = true, d_k = true, d_v = true;
 };
 
-// -> d_q, d_k, d_v; undefined where not wanted. out and lse are attend()'s.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> attend_backward(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-    const at::Tensor& lse, const at::Tensor& d_out, const Sequences& sequences,
-    const BlockPattern& pattern, double scale, Wanted wanted);
+struct Gradients {
+  at::Tensor d_q, d_sink_q, d_k, d_v;  // undefined where not wanted; d_sink_q without sink_q too
+};
+
+// out and lse are attend()'s.
+Gradients attend_backward(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
+                          const at::Tensor& out, const at::Tensor& lse, const at::Tensor& d_out,
+                          const Sequences& sequences, const BlockPattern& pattern, double scale,
+                          Wanted wanted);
 
 // As attention::attend_paged.
-at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t num_sequences,
+at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);
 

@@ -13,6 +13,10 @@
 // Query head h reads key head h / (H / G).
 // Strides are in elements. The innermost dimension (D or V) is contiguous.
 //
+// Sink queries. Where `sink_q` is given, a query that sees the sink apart from its recent blocks
+// (VisibleBlocks::sink) is scored against the sink's keys by its row of sink_q, and by its row of q
+// against all others. It lets a caller rotate the two differently: a sink at a capped distance.
+//
 // Numeric contract, for every implementation: accumulation in fp32 (fp64 for fp64 inputs);
 // lse is the natural logarithm of the sum of exp(scale * q.k); a row that sees nothing gives
 // out = 0 and lse = -inf; nothing outside the visible keys is read, so NaN there is harmless.
@@ -46,6 +50,7 @@ struct ForwardParams {
   BlockPattern pattern;
   double scale = 1;
   TensorView q;          // [T, H, D]
+  TensorView sink_q;     // [T, H, D], or null: q
   TensorView k;          // [S, G, D]
   TensorView v;          // [S, G, V]
   TensorView out;        // [T, H, V], written whole
@@ -57,6 +62,7 @@ struct BackwardParams {
   ForwardParams forward;  // out and lse as the forward call left them
   TensorView d_out;       // [T, H, V]
   TensorView d_q;         // [T, H, D], written whole
+  TensorView d_sink_q;    // [T, H, D], likewise; without forward.sink_q not looked at
   TensorView d_k;         // [S, G, D], written whole, summed over a group's heads
   TensorView d_v;         // [S, G, V], likewise
 };
@@ -101,7 +107,8 @@ struct DecodeParams {
   std::int64_t qk_size = 0, v_size = 0;
   BlockPattern pattern;
   double scale = 1;
-  TensorView q;  // [B * q_len, H, D], kv.dtype
+  TensorView q;       // [B * q_len, H, D], kv.dtype
+  TensorView sink_q;  // likewise, or null: q
   PagedKvView kv;
   TensorView out;        // [B * q_len, H, V], kv.dtype; rows past a length: 0
   float* lse = nullptr;  // [B * q_len, H]; may be null

@@ -156,6 +156,12 @@ Calibration calibrate(const Transformer& model, const DrawDocument& draw,
                 fmt::format("'{}'", options.criterion));
   }
   check_options(options);
+  if (model.config().has_rope_by_kind || model.config().sink_is_capped) {
+    throw_bad_input("config.json: streaming_sparse_attention",
+                    "full and streaming modules that rotate alike: a gate mixes both",
+                    "rope_parameters or a capped sink",
+                    "calibrate the model from which this one was converted");
+  }
   for (const auto& [name, tensor] : model.parameters()) LOZA_CHECK(!tensor.requires_grad(), name);
 
   Calibration result;

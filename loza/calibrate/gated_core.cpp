@@ -70,12 +70,12 @@ GatedCore::GatedCore(at::Tensor gates, BlockPattern pattern)
   LOZA_CHECK(gates_.dim() == 1 && gates_.is_floating_point(), gates_.dim());
 }
 
-at::Tensor GatedCore::attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
-                             const at::Tensor& v, const attention::Sequences& sequences,
-                             double scale) {
+at::Tensor GatedCore::attend(std::int64_t module_idx, const attention::Queries& queries,
+                             const at::Tensor& k, const at::Tensor& v,
+                             const attention::Sequences& sequences, double scale) {
   LOZA_CHECK(module_idx >= 0 && module_idx < gates_.numel(), module_idx, gates_.numel());
   const auto branch = [&](const BlockPattern& pattern) {
-    return attention::attend(q, k, v, sequences, pattern, scale);
+    return attention::attend(queries, k, v, sequences, pattern, scale);
   };
   const BlockPattern full = BlockPattern::full();
   if (!any_longer(sequences, pattern_.exact_len())) return branch(full);

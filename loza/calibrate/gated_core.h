@@ -26,7 +26,10 @@ class GatedCore : public AttentionCore {
   // passes. They may require a gradient.
   GatedCore(at::Tensor gates, BlockPattern pattern);
 
-  at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
+  // Both branches take the same queries and keys: those of full modules.
+  // REQUIRES: the model rotates full and streaming modules alike.
+  BlockPattern pattern(std::int64_t) const override { return BlockPattern::full(); }
+  at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries, const at::Tensor& k,
                     const at::Tensor& v, const attention::Sequences& sequences,
                     double scale) override;
 

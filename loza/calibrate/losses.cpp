@@ -24,7 +24,8 @@ AnswerRows answer_rows(const TokenizedDocument& document, at::Device device) {
 
 at::Tensor answer_hidden(const Transformer& model, const TokenizedDocument& document,
                          const AnswerRows& answers, AttentionCore& core) {
-  return model.forward(ForwardBatch::whole(document.ids, core)).index_select(0, answers.rows);
+  return model.forward(ForwardBatch::whole(document.ids, core).on(model.device()))
+      .index_select(0, answers.rows);
 }
 
 at::Tensor distill_loss(const at::Tensor& hidden, const at::Tensor& teacher) {

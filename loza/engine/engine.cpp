@@ -10,6 +10,7 @@
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
+#include "loza/engine/device_memory.h"
 
 namespace loza {
 namespace {
@@ -36,11 +37,11 @@ Engine::Engine(const Transformer& model, AttentionPlan plan, const Tokenizer* to
       plan_(std::move(plan)),
       tokenizer_(tokenizer),
       cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan_.patterns,
-             {options.max_sequences, options.num_tokens, options.budget_bytes, options.poison}),
+             {options.max_sequences, options.num_tokens, options.budget_bytes, options.poison,
+              kv_allocator(model.device())}),
       scheduler_(cache_, options.chunk_len) {
   LOZA_CHECK(plan_.num_modules() == model.config().num_modules(), plan_.num_modules(),
              model.config().num_modules());
-  LOZA_CHECK(model.device().is_cpu());
 }
 
 Engine::~Engine() = default;
@@ -73,14 +74,17 @@ at::Tensor Engine::run(const std::vector<Piece>& pieces) {
     if (piece.ends_pending()) sampled_rows.push_back(batch.offsets.back() - 1);
     sequences.push_back(*sequence.kv);
   }
-  batch.ids = tensor_of(ids);
-  batch.positions = tensor_of(positions);
+  batch.ids = tensor_of(ids).to(model_.device());
+  batch.positions = tensor_of(positions).to(model_.device());
   batch.plan = &plan_;
   batch.kv = &cache_.views(sequences);
   const at::Tensor hidden = model_.forward(batch);
   if (sampled_rows.empty()) return at::empty({0, model_.config().vocab_size}, at::kFloat);
   const bool all_rows = sampled_rows.size() == ids.size();
-  return model_.logits(all_rows ? hidden : hidden.index_select(0, tensor_of(sampled_rows)))
+  return model_
+      .logits(all_rows ? hidden
+                       : hidden.index_select(0, tensor_of(sampled_rows).to(hidden.device())))
+      .to(at::kCPU)
       .contiguous();
 }
 

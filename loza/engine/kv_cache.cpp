@@ -61,6 +61,7 @@ KvBytes bytes_needed(const KvRow& row, const std::vector<Group>& groups, const K
 }
 
 void check_budget(const KvBytes& needed, const KvLimits& limits) {
+  if (limits.allocate && limits.budget_bytes == 0) return;
   const std::int64_t available =
       limits.budget_bytes > 0 ? limits.budget_bytes : available_memory_bytes();
   if (needed.total() <= available) return;
@@ -106,15 +107,16 @@ KvCache::KvCache(const KvRow& row, const std::vector<BlockPattern>& patterns,
              limits.max_sequences, limits.num_tokens);
   const std::vector<Group> groups = group_by_pattern(patterns);
   check_budget(bytes_needed(row, groups, limits), limits);
+  const KvAllocator allocate = limits.allocate ? limits.allocate : allocate_system_memory;
   for (const Group& group : groups) {
     const bool is_ring = !group.pattern.is_full();
     const std::size_t group_idx = is_ring ? ring_groups_.size() : page_groups_.size();
     if (is_ring) {
       ring_groups_.emplace_back(row, group.pattern, group.num_modules, limits.max_sequences,
-                                limits.poison);
+                                limits.poison, allocate);
     } else {
       page_groups_.emplace_back(row, group.pattern.block_size, group.num_modules,
-                                limits.max_sequences, limits.num_tokens, limits.poison);
+                                limits.max_sequences, limits.num_tokens, limits.poison, allocate);
     }
     std::int64_t module_idx = 0;
     homes_.resize(patterns.size());

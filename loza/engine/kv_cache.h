@@ -7,6 +7,7 @@
 #include "loza/engine/kv_pages.h"
 #include "loza/engine/kv_ring.h"
 #include "loza/engine/kv_row.h"
+#include "loza/engine/page_pool.h"
 #include "loza/model/config.h"
 
 namespace loza {
@@ -32,6 +33,8 @@ struct KvLimits {
   std::int64_t num_tokens = 0;     // in full modules, of all open sequences together
   std::int64_t budget_bytes = 0;   // 0: what the system says is available
   bool poison = false;             // memory that holds no token is NaN: for tests
+  // Where the memory comes from; budget_bytes 0 then means what it gives.
+  KvAllocator allocate = {};  // empty: the system's
 };
 
 // Who a batch is: one open sequence of a KvCache.

@@ -19,13 +19,14 @@ std::int64_t page_len_for(std::int64_t block_size) {
 }
 
 KvPages::KvPages(const KvRow& row, std::int64_t block_size, std::int64_t num_modules,
-                 std::int64_t max_sequences, std::int64_t num_tokens, bool poison)
+                 std::int64_t max_sequences, std::int64_t num_tokens, bool poison,
+                 const KvAllocator& allocate)
     : row_(row),
       page_len_(page_len_for(block_size)),
       num_modules_(num_modules),
       poison_(poison),
       pool_(num_pages_for(num_tokens)),
-      memory_(pool_.num_pages() * page_bytes()),
+      memory_(pool_.num_pages() * page_bytes(), allocate),
       sequences_(static_cast<std::size_t>(max_sequences)) {
   if (poison_) memory_.poison(0, memory_.size_bytes());
 }

@@ -21,7 +21,8 @@ class KvPages {
   // Room for num_tokens tokens (rounded up to pages) of max_sequences sequences at a time.
   // poison: memory that holds no token is all ones bits, a NaN.
   KvPages(const KvRow& row, std::int64_t block_size, std::int64_t num_modules,
-          std::int64_t max_sequences, std::int64_t num_tokens, bool poison);
+          std::int64_t max_sequences, std::int64_t num_tokens, bool poison,
+          const KvAllocator& allocate = allocate_system_memory);
 
   // open() sets aside the pages of max_len tokens, so that append() never fails within it.
   bool can_open(std::int64_t max_len) const;

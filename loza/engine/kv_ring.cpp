@@ -6,7 +6,7 @@
 namespace loza {
 
 KvRing::KvRing(const KvRow& row, const BlockPattern& pattern, std::int64_t num_modules,
-               std::int64_t max_sequences, bool poison)
+               std::int64_t max_sequences, bool poison, const KvAllocator& allocate)
     : row_(row),
       page_len_(page_len_for(pattern.block_size)),
       num_modules_(num_modules),
@@ -14,7 +14,7 @@ KvRing::KvRing(const KvRow& row, const BlockPattern& pattern, std::int64_t num_m
       poison_(poison),
       sink_pages_(pattern.sink_blocks * pattern.block_size / page_len_),
       ring_pages_(num_ring_blocks(pattern, kMaxNewTokens) * pattern.block_size / page_len_),
-      memory_(max_sequences * sequence_bytes()) {
+      memory_(max_sequences * sequence_bytes(), allocate) {
   LOZA_CHECK(!pattern.is_full());
   if (poison_) memory_.poison(0, memory_.size_bytes());
 }

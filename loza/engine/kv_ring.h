@@ -21,7 +21,8 @@ class KvRing {
 
   // REQUIRES: pattern is not full.
   KvRing(const KvRow& row, const BlockPattern& pattern, std::int64_t num_modules,
-         std::int64_t max_sequences, bool poison);
+         std::int64_t max_sequences, bool poison,
+         const KvAllocator& allocate = allocate_system_memory);
 
   // Forgets what the sequence held.
   void close(std::size_t sequence);

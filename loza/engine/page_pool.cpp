@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
-#include <utility>
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
@@ -36,9 +35,7 @@ void PagePool::release(std::int32_t page) {
   free_.push_back(page);
 }
 
-KvMemory::KvMemory(std::int64_t bytes) : bytes_(bytes) {
-  LOZA_CHECK(bytes >= 0, bytes);
-  if (bytes == 0) return;
+std::shared_ptr<std::byte> allocate_system_memory(std::int64_t bytes) {
   void* data = ::mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
@@ -46,25 +43,18 @@ KvMemory::KvMemory(std::int64_t bytes) : bytes_(bytes) {
                 {"KV cache", fmt::format("{} bytes of memory", bytes), std::strerror(errno),
                  "take a shorter length or fewer sequences"});
   }
-  data_ = static_cast<std::byte*>(data);
+  return {static_cast<std::byte*>(data),
+          [bytes](std::byte* memory) { ::munmap(memory, static_cast<std::size_t>(bytes)); }};
 }
 
-KvMemory::~KvMemory() {
-  if (data_ != nullptr) ::munmap(data_, static_cast<std::size_t>(bytes_));
-}
-
-KvMemory::KvMemory(KvMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-KvMemory& KvMemory::operator=(KvMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
+KvMemory::KvMemory(std::int64_t bytes, const KvAllocator& allocate) : bytes_(bytes) {
+  LOZA_CHECK(bytes >= 0, bytes);
+  if (bytes > 0) data_ = allocate(bytes);
 }
 
 void KvMemory::poison(std::int64_t offset, std::int64_t bytes) {
   LOZA_CHECK(offset >= 0 && bytes >= 0 && offset + bytes <= bytes_, offset, bytes, bytes_);
-  if (bytes > 0) std::memset(data_ + offset, 0xFF, static_cast<std::size_t>(bytes));
+  if (bytes > 0) std::memset(data_.get() + offset, 0xFF, static_cast<std::size_t>(bytes));
 }
 
 }  // namespace loza

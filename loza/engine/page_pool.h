@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -30,24 +32,28 @@ class PagePool {
   std::vector<bool> used_;          // [pages]
 };
 
-// Zeroed memory from the system, aligned to its pages and committed when first touched: a
-// large reservation costs nothing until it is written. Movable.
+// Gives memory of a device, zeroed; it is freed with the last pointer.
+// Throws Error(kDoesNotFit) when there is not as much.
+using KvAllocator = std::function<std::shared_ptr<std::byte>(std::int64_t bytes)>;
+
+// The system's memory, aligned to its pages and committed when first touched: a large reservation
+// costs nothing until it is written.
+std::shared_ptr<std::byte> allocate_system_memory(std::int64_t bytes);
+
+// The memory of a cache's pages. Movable.
 class KvMemory {
  public:
   KvMemory() = default;
-  // Throws Error(kDoesNotFit) when the system refuses.
-  explicit KvMemory(std::int64_t bytes);
-  ~KvMemory();
-  KvMemory(KvMemory&& other) noexcept;
-  KvMemory& operator=(KvMemory&& other) noexcept;
+  KvMemory(std::int64_t bytes, const KvAllocator& allocate);
 
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return data_.get(); }
   std::int64_t size_bytes() const { return bytes_; }
   // Fills [offset, offset + bytes) with all ones bits, a NaN in every floating dtype.
+  // REQUIRES: memory of the system.
   void poison(std::int64_t offset, std::int64_t bytes);
 
  private:
-  std::byte* data_ = nullptr;
+  std::shared_ptr<std::byte> data_;
   std::int64_t bytes_ = 0;
 };
 

@@ -8,6 +8,7 @@
 
 #include "loza/base/check.h"
 #include "loza/base/random.h"
+#include "loza/engine/device_memory.h"
 #include "loza/engine/engine.h"
 
 namespace loza {
@@ -31,7 +32,7 @@ class Runner {
       : model_(model),
         plan_(plan),
         cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan.patterns,
-               {1, max_len, budget_bytes}),
+               {1, max_len, budget_bytes, /*poison=*/false, kv_allocator(model.device())}),
         max_len_(max_len),
         sequence_(cache_.open(max_len)) {}
 
@@ -45,8 +46,8 @@ class Runner {
     const std::int64_t begin = cache_.length(sequence_);
     cache_.append(sequence_, ids.size(0));
     ForwardBatch batch;
-    batch.ids = ids;
-    batch.positions = at::arange(begin, begin + ids.size(0), at::kLong);
+    batch.ids = ids.to(model_.device());
+    batch.positions = at::arange(begin, begin + ids.size(0), batch.ids.options());
     batch.offsets = {0, ids.size(0)};
     batch.plan = &plan_;
     batch.kv = &cache_.views({sequence_});

@@ -111,21 +111,26 @@ class PrefixCore : public AttentionCore {
   // The plan for the tail that is run next.
   void resume(const AttentionPlan& plan) { plan_ = &plan; }
 
-  at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
+  BlockPattern pattern(std::int64_t module_idx) const override {
+    return plan_ == nullptr ? BlockPattern::full()
+                            : plan_->patterns[static_cast<std::size_t>(module_idx)];
+  }
+
+  at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries, const at::Tensor& k,
                     const at::Tensor& v, const attention::Sequences& sequences,
                     double scale) override {
     const auto module = static_cast<std::size_t>(module_idx);
     if (plan_ == nullptr) {
       keys_[module] = k.clone();
       values_[module] = v.clone();
-      return attention::attend(q, k, v, sequences, BlockPattern::full(), scale);
+      return attention::attend(queries, k, v, sequences, BlockPattern::full(), scale);
     }
     const at::Tensor all_keys = at::cat({keys_[module], k});
     const at::Tensor all_values = at::cat({values_[module], v});
     attention::Sequences tail;
-    tail.q_offsets = {0, q.size(0)};
-    tail.k_offsets = {0, prefix_len_ + q.size(0)};
-    return attention::attend(q, all_keys, all_values, tail, plan_->patterns[module], scale);
+    tail.q_offsets = {0, k.size(0)};
+    tail.k_offsets = {0, prefix_len_ + k.size(0)};
+    return attention::attend(queries, all_keys, all_values, tail, pattern(module_idx), scale);
   }
 
  private:
@@ -178,9 +183,10 @@ std::vector<DocumentScore> score_under_plans(const Transformer& model,
   const std::vector<std::int64_t> scored = scored_positions(document);
   if (scored.empty()) return std::vector<DocumentScore>(plans.size());
   const std::int64_t end = document.length();
-  // Row scored[0] - 1 must be in the tail: it makes the first prediction.
-  const std::int64_t prefix_len =
-      plans.size() > 1 ? std::min(shared_len(plans), scored.front() - 1) : 0;
+  // Row scored[0] - 1 must be in the tail: it makes the first prediction. Where the plan decides
+  // how a module is rotated, plans share nothing.
+  const bool can_share = plans.size() > 1 && !model.config().has_rope_by_kind;
+  const std::int64_t prefix_len = can_share ? std::min(shared_len(plans), scored.front() - 1) : 0;
   std::vector<DocumentScore> scores;
   if (prefix_len == 0) {
     for (const AttentionPlan& plan : plans) {

@@ -4,7 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "loza/model/config.h"
 #include "loza/model/linear.h"
@@ -12,6 +15,21 @@
 #include "loza/model/transformer.h"
 
 namespace loza {
+
+// How the queries and keys of one module's tokens are rotated and scored.
+struct ModuleRotation {
+  Rotation rotation;                      // of queries and keys
+  std::optional<Rotation> of_sink_query;  // of the queries that the sink is scored by
+  double softmax_scale = 1;
+
+  // Queries [T, H, nope + P] as the projections make them, the elements from `prefix` on rotated.
+  attention::Queries rotate_queries(const at::Tensor& q, std::int64_t prefix = 0) const;
+};
+
+// The model's rotations: of full modules, and of streaming ones.
+struct Ropes {
+  Rope full, streaming;
+};
 
 // What all modules of one forward pass share.
 struct ForwardContext {
@@ -21,17 +39,20 @@ struct ForwardContext {
     kDecode,   // a few tokens over the pages
   };
 
-  explicit ForwardContext(const ForwardBatch& batch, const Rope& rope);
+  ForwardContext(const ForwardBatch& batch, const ModelConfig& config, const Ropes& ropes);
 
   ForwardBatch batch;  // a copy: layers may run again after the pass
   Mode mode;
   attention::Sequences sequences;  // of the new tokens alone
-  Rotation rotation;
 
   std::int64_t num_sequences() const { return sequences.size(); }
-  // With pages:
-  const BlockPattern& pattern(std::int64_t module_idx) const;
-  const PagedKvView& kv(std::int64_t module_idx) const;
+  BlockPattern pattern(std::int64_t module_idx) const;
+  const ModuleRotation& rotation(std::int64_t module_idx) const;
+  const PagedKvView& kv(std::int64_t module_idx) const;  // with pages
+
+ private:
+  ModuleRotation full_;
+  std::vector<std::pair<BlockPattern, ModuleRotation>> streaming_;  // one a pattern
 };
 
 // One attention instance of the model: projections, rotation, attention, output projection.

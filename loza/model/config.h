@@ -68,6 +68,12 @@ struct ModelConfig {
   RopeConfig rope;
   double softmax_scale = 1;  // YaRN's factor included
 
+  // Of streaming modules: the same, unless the checkpoint says otherwise (plan.h, StreamingRope).
+  RopeConfig streaming_rope;
+  double streaming_softmax_scale = 1;
+  bool has_rope_by_kind = false;
+  bool sink_is_capped = false;
+
   // GQA
   std::int64_t head_size = 0;  // D = V
   bool qk_norm = false;        // RMS norm of each q and k head

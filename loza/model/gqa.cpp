@@ -14,7 +14,6 @@ Gqa::Gqa(Weights& weights, const std::string& name, const ModelConfig& config,
       heads_(config.num_heads),
       key_heads_(config.num_key_heads),
       size_(config.head_size),
-      scale_(config.softmax_scale),
       norm_eps_(config.norm_eps),
       qkv_(weights,
            {{name + ".q_proj", heads_ * size_},
@@ -37,33 +36,35 @@ at::Tensor Gqa::forward(const at::Tensor& x, const ForwardContext& context) cons
     q = rms_norm(q, q_norm_, norm_eps_);
     k = rms_norm(k, k_norm_, norm_eps_);
   }
-  q = rotate(q, context.rotation);
-  k = rotate(k, context.rotation);
-  const at::Tensor out =
-      context.mode == ForwardContext::Mode::kCore
-          ? context.batch.core->attend(module_idx_, q, k, v, context.sequences, scale_)
-          : attend(q, at::cat({k, v}, 1).flatten(1), context);
+  const ModuleRotation& rotation = context.rotation(module_idx_);
+  const attention::Queries queries = rotation.rotate_queries(q);
+  k = rotate(k, rotation.rotation);
+  const at::Tensor out = context.mode == ForwardContext::Mode::kCore
+                             ? context.batch.core->attend(module_idx_, queries, k, v,
+                                                          context.sequences, rotation.softmax_scale)
+                             : attend(queries, at::cat({k, v}, 1).flatten(1), context);
   return out_(out.reshape({num_tokens, heads_ * size_}));
 }
 
-// q [T, H, D], rows [T, 2 * G * D] of the new tokens -> [T, H, D].
-at::Tensor Gqa::attend(const at::Tensor& q, const at::Tensor& rows,
+// queries [T, H, D], rows [T, 2 * G * D] of the new tokens -> [T, H, D].
+at::Tensor Gqa::attend(const attention::Queries& queries, const at::Tensor& rows,
                        const ForwardContext& context) const {
   const PagedKvView& kv = context.kv(module_idx_);
-  const BlockPattern& pattern = context.pattern(module_idx_);
+  const BlockPattern pattern = context.pattern(module_idx_);
+  const double scale = context.rotation(module_idx_).softmax_scale;
   LOZA_CHECK(
       kv.k_head_stride == size_ && kv.v_offset == key_heads_ * size_ && kv.v_head_stride == size_,
       kv.k_head_stride, kv.v_offset, kv.v_head_stride);
   if (context.mode == ForwardContext::Mode::kDecode) {
     write_rows(kv, context.batch.offsets, rows);
-    return attention::attend_paged(q, kv, context.num_sequences(), key_heads_, size_, pattern,
-                                   scale_);
+    return attention::attend_paged(queries, kv, context.num_sequences(), key_heads_, size_, pattern,
+                                   scale);
   }
   const ChunkRows chunk = gather_chunk(kv, pattern, context.batch.offsets, rows);
   const at::Tensor kv_heads = chunk.rows.view({chunk.rows.size(0), 2 * key_heads_, size_});
-  const at::Tensor out = attention::attend(q, kv_heads.narrow(1, 0, key_heads_),
+  const at::Tensor out = attention::attend(queries, kv_heads.narrow(1, 0, key_heads_),
                                            kv_heads.narrow(1, key_heads_, key_heads_),
-                                           chunk.sequences, pattern, scale_);
+                                           chunk.sequences, pattern, scale);
   write_rows(kv, context.batch.offsets, rows);
   return out;
 }

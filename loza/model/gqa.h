@@ -13,11 +13,11 @@ class Gqa : public AttentionModule {
   at::Tensor forward(const at::Tensor& x, const ForwardContext& context) const override;
 
  private:
-  at::Tensor attend(const at::Tensor& q, const at::Tensor& rows,
+  at::Tensor attend(const attention::Queries& queries, const at::Tensor& rows,
                     const ForwardContext& context) const;
 
   std::int64_t module_idx_, heads_, key_heads_, size_;  // H, G, D
-  double scale_, norm_eps_;
+  double norm_eps_;
   Linear qkv_, out_;
   at::Tensor q_norm_, k_norm_;  // [D]; undefined without
 };

@@ -8,7 +8,8 @@
 #include "loza/attention/attention.h"
 
 // Rows of a module's KV cache between tensors and pages. A row is what one token leaves
-// behind; its layout is the model's, these functions only move it. CPU memory.
+// behind; its layout is the model's, these functions only move it. Pages and rows lie on one
+// device.
 namespace loza {
 
 // The rows that a prefill chunk needs: of each sequence the past ones that some new query

@@ -16,7 +16,6 @@ Mla::Mla(Weights& weights, const std::string& name, const ModelConfig& config,
       rope_size_(config.rope_size),
       v_size_(config.v_size),
       latent_size_(config.kv_lora_rank),
-      scale_(config.softmax_scale),
       norm_eps_(config.latent_norm_eps) {
   const std::int64_t hidden = config.hidden_size, q_size = heads_ * config.qk_size();
   if (config.q_lora_rank > 0) {
@@ -35,13 +34,15 @@ Mla::Mla(Weights& weights, const std::string& name, const ModelConfig& config,
 }
 
 at::Tensor Mla::forward(const at::Tensor& x, const ForwardContext& context) const {
-  const at::Tensor q = queries(x, context.rotation);
-  const at::Tensor new_rows = rows(x, context.rotation);
+  const ModuleRotation& rotation = context.rotation(module_idx_);
+  const attention::Queries q = queries(x, rotation);
+  const at::Tensor new_rows = rows(x, rotation.rotation);
   at::Tensor out;  // [T, H, V]
   switch (context.mode) {
     case ForwardContext::Mode::kCore: {
       const auto [k, v] = expand(new_rows);
-      out = context.batch.core->attend(module_idx_, q, k, v, context.sequences, scale_);
+      out = context.batch.core->attend(module_idx_, q, k, v, context.sequences,
+                                       rotation.softmax_scale);
       break;
     }
     case ForwardContext::Mode::kPrefill:
@@ -55,10 +56,10 @@ at::Tensor Mla::forward(const at::Tensor& x, const ForwardContext& context) cons
 }
 
 // [T, H, nope + P], the second part rotated.
-at::Tensor Mla::queries(const at::Tensor& x, const Rotation& rotation) const {
+attention::Queries Mla::queries(const at::Tensor& x, const ModuleRotation& rotation) const {
   const at::Tensor q = q_b_(q_a_norm_.defined() ? rms_norm(q_a_(x), q_a_norm_, norm_eps_) : x)
                            .view({x.size(0), heads_, nope_size_ + rope_size_});
-  return rotate(q, rotation, /*prefix=*/nope_size_);
+  return rotation.rotate_queries(q, /*prefix=*/nope_size_);
 }
 
 // [T, R + P]: what the cache keeps.
@@ -80,18 +81,19 @@ std::pair<at::Tensor, at::Tensor> Mla::expand(const at::Tensor& rows) const {
           kv.narrow(2, nope_size_, v_size_)};
 }
 
-at::Tensor Mla::prefill(const at::Tensor& q, const at::Tensor& rows,
+at::Tensor Mla::prefill(const attention::Queries& queries, const at::Tensor& rows,
                         const ForwardContext& context) const {
   const PagedKvView& kv = context.kv(module_idx_);
-  const BlockPattern& pattern = context.pattern(module_idx_);
+  const BlockPattern pattern = context.pattern(module_idx_);
   const ChunkRows chunk = gather_chunk(kv, pattern, context.batch.offsets, rows);
   const auto [k, v] = expand(chunk.rows);
-  const at::Tensor out = attention::attend(q, k, v, chunk.sequences, pattern, scale_);
+  const at::Tensor out = attention::attend(queries, k, v, chunk.sequences, pattern,
+                                           context.rotation(module_idx_).softmax_scale);
   write_rows(kv, context.batch.offsets, rows);
   return out;
 }
 
-at::Tensor Mla::decode(const at::Tensor& q, const at::Tensor& rows,
+at::Tensor Mla::decode(const attention::Queries& queries, const at::Tensor& rows,
                        const ForwardContext& context) const {
   const PagedKvView& kv = context.kv(module_idx_);
   LOZA_CHECK(kv.v_offset == 0, kv.v_offset);
@@ -101,11 +103,16 @@ at::Tensor Mla::decode(const at::Tensor& q, const at::Tensor& rows,
   const at::Tensor value_weight = weight.narrow(1, nope_size_, v_size_);  // [H, V, R]
 
   const at::Tensor q_latent =
-      at::bmm(q.narrow(2, 0, nope_size_).transpose(0, 1), key_weight).transpose(0, 1);
-  const at::Tensor q_row = at::cat({q_latent, q.narrow(2, nope_size_, rope_size_)}, 2);
+      at::bmm(queries.q.narrow(2, 0, nope_size_).transpose(0, 1), key_weight).transpose(0, 1);
+  const auto row_of = [&](const at::Tensor& q) {
+    return at::cat({q_latent, q.narrow(2, nope_size_, rope_size_)}, 2);
+  };
+  const attention::Queries row_queries(
+      row_of(queries.q), queries.sink_q.defined() ? row_of(queries.sink_q) : at::Tensor());
   const at::Tensor latent =
-      attention::attend_paged(q_row, kv, context.num_sequences(), /*num_key_heads=*/1, latent_size_,
-                              context.pattern(module_idx_), scale_);  // [T, H, R]
+      attention::attend_paged(row_queries, kv, context.num_sequences(), /*num_key_heads=*/1,
+                              latent_size_, context.pattern(module_idx_),
+                              context.rotation(module_idx_).softmax_scale);  // [T, H, R]
   return at::bmm(latent.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1);
 }
 

@@ -18,16 +18,16 @@ class Mla : public AttentionModule {
   at::Tensor forward(const at::Tensor& x, const ForwardContext& context) const override;
 
  private:
-  at::Tensor queries(const at::Tensor& x, const Rotation& rotation) const;
+  attention::Queries queries(const at::Tensor& x, const ModuleRotation& rotation) const;
   at::Tensor rows(const at::Tensor& x, const Rotation& rotation) const;
   std::pair<at::Tensor, at::Tensor> expand(const at::Tensor& rows) const;
-  at::Tensor prefill(const at::Tensor& q, const at::Tensor& rows,
+  at::Tensor prefill(const attention::Queries& queries, const at::Tensor& rows,
                      const ForwardContext& context) const;
-  at::Tensor decode(const at::Tensor& q, const at::Tensor& rows,
+  at::Tensor decode(const attention::Queries& queries, const at::Tensor& rows,
                     const ForwardContext& context) const;
 
   std::int64_t module_idx_, heads_, nope_size_, rope_size_, v_size_, latent_size_;
-  double scale_, norm_eps_;
+  double norm_eps_;
   Linear q_a_, q_b_;  // without q LoRA q_b_ is q_proj
   at::Tensor q_a_norm_, kv_a_norm_;
   Linear kv_a_, kv_b_, out_;

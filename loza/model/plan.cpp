@@ -12,6 +12,8 @@ namespace loza {
 namespace {
 
 constexpr const char* kKey = "streaming_sparse_attention";
+constexpr const char* kRopeParameters = "rope_parameters";
+constexpr const char* kSinkDistance = "sink_distance";
 constexpr std::int64_t kDefaultBlockSize = 128;
 constexpr std::int64_t kDefaultRecentSize = 256;  // of the released engine
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 40;
@@ -84,17 +86,37 @@ AttentionPlan read_plan(const Json& config, std::int64_t num_modules, const std:
   const std::optional<ConfigReader> object = ConfigReader(config, place).object(kKey);
   if (!object) return AttentionPlan::dense(num_modules);
   for (const auto& [key, value] : config[kKey].items()) {
-    static const std::vector<std::string> known = {"sink_size", "recent_size", "sparsity",
-                                                   "layer_type", "block_size"};
+    static const std::vector<std::string> known = {"sink_size",    "recent_size", "sparsity",
+                                                   "layer_type",   "block_size",  "rope_parameters",
+                                                   "sink_distance"};
     if (std::find(known.begin(), known.end(), key) == known.end()) {
-      object->refuse(key,
-                     "no other key than sink_size, recent_size, sparsity, layer_type and "
-                     "block_size");
+      object->refuse(key, fmt::format("no other key than {}", fmt::join(known, ", ")));
     }
   }
   object->number_or("sparsity", 0, 0, 1);
   return AttentionPlan::from_choice(read_layer_type(*object, num_modules), read_pattern(*object),
                                     "config.json");
+}
+
+StreamingRope read_streaming_rope(const Json& config, const std::string& place) {
+  const std::optional<ConfigReader> object = ConfigReader(config, place).object(kKey);
+  StreamingRope rope;
+  if (!object) return rope;
+  if (object->object(kRopeParameters)) rope.rope_parameters = config[kKey][kRopeParameters];
+  rope.sink_is_capped =
+      object->choice_or(kSinkDistance, "absolute", {"absolute", "capped"}) == "capped";
+  return rope;
+}
+
+Json with_streaming_rope(const Json& config, const StreamingRope& rope) {
+  LOZA_CHECK(config.contains(kKey));
+  Json result = config;
+  Json& object = result[kKey];
+  object.erase(kRopeParameters);
+  object.erase(kSinkDistance);
+  if (rope.rope_parameters) object[kRopeParameters] = *rope.rope_parameters;
+  if (rope.sink_is_capped) object[kSinkDistance] = "capped";
+  return result;
 }
 
 Json with_plan(const Json& config, const AttentionPlan& plan) {
@@ -118,6 +140,11 @@ Json with_plan(const Json& config, const AttentionPlan& plan) {
       {"layer_type", plan.layer_type()},
   };
   if (pattern.block_size != kDefaultBlockSize) object["block_size"] = pattern.block_size;
+  if (config.contains(kKey) && config[kKey].is_object()) {
+    for (const char* kept : {kRopeParameters, kSinkDistance}) {
+      if (config[kKey].contains(kept)) object[kept] = config[kKey][kept];
+    }
+  }
   result[kKey] = std::move(object);
   return result;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,25 @@ struct AttentionPlan {
 // Throws Error(kBadInput).
 AttentionPlan read_plan(const Json& config, std::int64_t num_modules, const std::string& place);
 
-// A copy of `config` with the key set from the plan (removed when the plan is dense).
+// How streaming modules rotate where they differ from the full ones; fields of the same key:
+//   "rope_parameters": {...}    as transformers spells them; absent: the model's own RoPE. They let
+//                               full modules be stretched while streaming ones, which never look
+//                               further than their window, stay as they were trained.
+//   "sink_distance": "capped"   the sink stands directly before the window's first block, however
+//                               far the query is; absent, or "absolute": where it is.
+struct StreamingRope {
+  std::optional<Json> rope_parameters;
+  bool sink_is_capped = false;
+};
+
+// Throws Error(kBadInput). What the parameters hold is read by read_model_config.
+StreamingRope read_streaming_rope(const Json& config, const std::string& place);
+
+// A copy of `config` with its streaming modules' rotation set. REQUIRES: it has the key.
+Json with_streaming_rope(const Json& config, const StreamingRope& rope);
+
+// A copy of `config` with the key set from the plan (removed when the plan is dense); fields of
+// StreamingRope stay.
 // REQUIRES: all streaming modules share one pattern.
 Json with_plan(const Json& config, const AttentionPlan& plan);
 

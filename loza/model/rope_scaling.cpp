@@ -7,6 +7,7 @@
 
 #include "loza/base/error.h"
 #include "loza/model/config.h"
+#include "loza/model/plan.h"
 
 namespace loza {
 namespace {
@@ -75,11 +76,41 @@ Json scaled_by_yarn(Json config, const ModelConfig& model, double theta, double 
   return config;
 }
 
-}  // namespace
+// The RoPE of a config as one object, complete by itself.
+Json rope_parameters_of(const Json& config, const ModelConfig& model) {
+  Json parameters = {{"rope_type", "default"}};
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    if (config.contains(key) && config[key].is_object()) parameters = config[key];
+  }
+  parameters["rope_theta"] = number(model.rope.theta);
+  if (model.rope.scaling != RopeConfig::Scaling::kNone) {
+    parameters["factor"] = number(model.rope.factor);
+    parameters["original_max_position_embeddings"] = number(model.rope.original_max_position);
+  }
+  return parameters;
+}
 
-Json with_rope(const Json& config, const RopeChange& change, const std::string& place) {
-  check(change);
-  const ModelConfig model = read_model_config(config, place);
+Json with_streaming_rope_kept(const Json& changed, const Json& config, const ModelConfig& model,
+                              const RopeChange& change, const std::string& place) {
+  const bool touches_streaming = change.of == RopeChange::Of::kFull || change.sink_is_capped;
+  const bool has_streaming = read_plan(config, model.num_modules(), place).num_streaming() > 0;
+  if (!has_streaming) {
+    if (!touches_streaming) return changed;
+    throw_usage("--rope-of and --sink", "a model with streaming modules", "none stream",
+                "give --gates too, or convert by gates first");
+  }
+  StreamingRope streaming = read_streaming_rope(config, place);
+  if (change.theta || change.factor) {
+    if (change.of == RopeChange::Of::kAll) streaming.rope_parameters.reset();
+    if (change.of == RopeChange::Of::kFull && !streaming.rope_parameters) {
+      streaming.rope_parameters = rope_parameters_of(config, model);
+    }
+  }
+  streaming.sink_is_capped = change.sink_is_capped.value_or(streaming.sink_is_capped);
+  return with_streaming_rope(changed, streaming);
+}
+
+Json with_scaling(const Json& config, const ModelConfig& model, const RopeChange& change) {
   const double theta = change.theta.value_or(model.rope.theta);
   if (change.factor) return scaled_by_yarn(config, model, theta, *change.factor);
   Json changed = config;
@@ -90,6 +121,15 @@ Json with_rope(const Json& config, const RopeChange& change, const std::string& 
     }
   }
   return changed;
+}
+
+}  // namespace
+
+Json with_rope(const Json& config, const RopeChange& change, const std::string& place) {
+  check(change);
+  const ModelConfig model = read_model_config(config, place);
+  const Json changed = change.theta || change.factor ? with_scaling(config, model, change) : config;
+  return with_streaming_rope_kept(changed, config, model, change, place);
 }
 
 }  // namespace loza

@@ -31,7 +31,7 @@ struct Transformer::Impl {
   ModelConfig config;
   at::ScalarType dtype;
   at::Device device;
-  Rope rope;
+  Ropes ropes;
   at::Tensor embedding;  // [vocab, hidden]
   std::vector<Layer> layers;
   at::Tensor final_norm;  // [hidden]
@@ -94,6 +94,7 @@ void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
   LOZA_CHECK(batch.ids.dim() == 1 && batch.offsets.back() == batch.ids.size(0),
              batch.offsets.back(), batch.ids.size(0));
   LOZA_CHECK(batch.positions.sizes() == batch.ids.sizes());
+  LOZA_CHECK(!batch.places.defined() || batch.places.sizes() == batch.ids.sizes());
   LOZA_CHECK(batch.begin_layer >= 0 && batch.begin_layer <= config.num_layers, batch.begin_layer);
   LOZA_CHECK(batch.hidden.defined() || batch.begin_layer == 0, batch.begin_layer);
   if (batch.kv == nullptr) return;
@@ -107,7 +108,10 @@ void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
 
 Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights, at::ScalarType dtype,
                         at::Device device)
-    : config(model_config), dtype(dtype), device(device), rope(config.rope, device) {
+    : config(model_config),
+      dtype(dtype),
+      device(device),
+      ropes{Rope(config.rope, device), Rope(config.streaming_rope, device)} {
   const families::TensorNames& names = families::family_of(config).names;
   embedding = weights.take(names.embedding, {config.vocab_size, config.hidden_size});
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
@@ -161,7 +165,7 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
 
   const double eps = impl_->config.norm_eps;
   // Layers that run again for their gradients still need it then.
-  const auto context = std::make_shared<const ForwardContext>(batch, impl_->rope);
+  const auto context = std::make_shared<const ForwardContext>(batch, impl_->config, impl_->ropes);
   // [T, hidden], the residual stream
   at::Tensor x = batch.hidden.defined() ? batch.hidden : at::embedding(impl_->embedding, batch.ids);
   for (std::int64_t i = batch.begin_layer; i < impl_->config.num_layers; ++i) {
@@ -202,11 +206,18 @@ ForwardBatch ForwardBatch::packed(const std::vector<std::vector<std::int64_t>>& 
   return batch;
 }
 
-at::Tensor PlannedCore::attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
-                               const at::Tensor& v, const attention::Sequences& sequences,
-                               double scale) {
-  return attention::attend(q, k, v, sequences, plan_.patterns[static_cast<std::size_t>(module_idx)],
-                           scale);
+ForwardBatch ForwardBatch::on(at::Device device) const {
+  ForwardBatch batch = *this;
+  for (at::Tensor* tensor : {&batch.ids, &batch.positions, &batch.places, &batch.hidden}) {
+    if (tensor->defined()) *tensor = tensor->to(device);
+  }
+  return batch;
+}
+
+at::Tensor PlannedCore::attend(std::int64_t module_idx, const attention::Queries& queries,
+                               const at::Tensor& k, const at::Tensor& v,
+                               const attention::Sequences& sequences, double scale) {
+  return attention::attend(queries, k, v, sequences, pattern(module_idx), scale);
 }
 
 }  // namespace loza

@@ -22,11 +22,13 @@ namespace loza {
 class AttentionCore {
  public:
   virtual ~AttentionCore() = default;
-  // q [T, H, D], k [T, G, D], v [T, G, V] of whole sequences, rotated, in the compute dtype
+  // As what a module is rotated: full or streaming.
+  virtual BlockPattern pattern(std::int64_t module_idx) const = 0;
+  // queries [T, H, D], k [T, G, D], v [T, G, V] of whole sequences, rotated, in the compute dtype
   // -> [T, H, V]. Differentiable where autograd is on.
-  virtual at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, const attention::Sequences& sequences,
-                            double scale) = 0;
+  virtual at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries,
+                            const at::Tensor& k, const at::Tensor& v,
+                            const attention::Sequences& sequences, double scale) = 0;
 };
 
 // Runs each module under its pattern.
@@ -34,7 +36,10 @@ class PlannedCore : public AttentionCore {
  public:
   explicit PlannedCore(AttentionPlan plan) : plan_(std::move(plan)) {}
   const AttentionPlan& plan() const { return plan_; }
-  at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
+  BlockPattern pattern(std::int64_t module_idx) const override {
+    return plan_.patterns[static_cast<std::size_t>(module_idx)];
+  }
+  at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries, const at::Tensor& k,
                     const at::Tensor& v, const attention::Sequences& sequences,
                     double scale) override;
 
@@ -51,8 +56,11 @@ class PlannedCore : public AttentionCore {
 struct ForwardBatch {
   static constexpr std::int64_t kMaxDecodeTokens = 8;
 
-  at::Tensor ids;                     // [T] int64
-  at::Tensor positions;               // [T] int64, what RoPE rotates by
+  at::Tensor ids;        // [T] int64
+  at::Tensor positions;  // [T] int64, what RoPE rotates by
+  // [T] int64, by which streaming modules with a RoPE of their own rotate: each token's place in
+  // its sequence. Absent where it is the position.
+  at::Tensor places;
   std::vector<std::int64_t> offsets;  // [B+1] from 0 to T
   AttentionCore* core = nullptr;
   const AttentionPlan* plan = nullptr;           // with kv
@@ -71,12 +79,19 @@ struct ForwardBatch {
   // Several, which do not see each other, each from position 0.
   static ForwardBatch packed(const std::vector<std::vector<std::int64_t>>& sequences,
                              AttentionCore& core);
+
+  // The same with its tensors on a device.
+  ForwardBatch on(at::Device device) const;
 };
 
-// The dtype that the processor computes fast: bf16 where it has bf16 dot products, else fp32.
-at::ScalarType auto_dtype();
+// "cpu", "cuda" or "cuda:N". Throws Error(kUsage), also where there is no such device.
+at::Device parse_device(const std::string& text);
+
+// The dtype that the device computes fast: bf16 on GPUs and on processors with bf16 dot products,
+// else fp32.
+at::ScalarType auto_dtype(at::Device device = at::kCPU);
 // "fp32", "bf16" or "auto". Throws Error(kUsage).
-at::ScalarType parse_dtype(const std::string& text);
+at::ScalarType parse_dtype(const std::string& text, at::Device device = at::kCPU);
 
 // One weight of a checkpoint.
 struct ParameterShape {

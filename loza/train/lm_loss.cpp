@@ -66,9 +66,7 @@ at::Tensor lm_losses(const Transformer& model, std::span<const TokenizedDocument
     sequences.push_back(documents[i].ids);
     first_row += documents[i].length();
   }
-  ForwardBatch batch = ForwardBatch::packed(sequences, core);
-  batch.ids = batch.ids.to(model.device());
-  batch.positions = batch.positions.to(model.device());
+  ForwardBatch batch = ForwardBatch::packed(sequences, core).on(model.device());
   batch.recompute = options.recompute;
 
   const auto on_device = [&](const auto& values) {

@@ -191,14 +191,17 @@ TEST_P(Families, StreamingIsExactUpToItsLength) {
 class SpyCore : public AttentionCore {
  public:
   explicit SpyCore(AttentionCore& inner) : inner_(inner) {}
-  at::Tensor attend(std::int64_t module_idx, const at::Tensor& q, const at::Tensor& k,
-                    const at::Tensor& v, const attention::Sequences& sequences,
-                    double scale) override {
+  BlockPattern pattern(std::int64_t module_idx) const override {
+    return inner_.pattern(module_idx);
+  }
+  at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries,
+                    const at::Tensor& k, const at::Tensor& v,
+                    const attention::Sequences& sequences, double scale) override {
     modules.push_back(module_idx);
-    shapes.push_back({q.sizes().vec(), k.sizes().vec(), v.sizes().vec()});
+    shapes.push_back({queries.q.sizes().vec(), k.sizes().vec(), v.sizes().vec()});
     last_scale = scale;
     last_offsets = sequences.k_offsets;
-    return inner_.attend(module_idx, q, k, v, sequences, scale);
+    return inner_.attend(module_idx, queries, k, v, sequences, scale);
   }
 
   std::vector<std::int64_t> modules, last_offsets;

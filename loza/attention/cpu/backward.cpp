@@ -31,11 +31,21 @@ constexpr std::int64_t kMaxPartialSize = std::int64_t{1} << 26;
 // One backward call.
 struct Call {
   const BackwardParams& params;
+  const BackwardParams of_sink;  // the same with sink_q and its gradient for q
   const TileKernels& kernels;
   const BackwardSizes sizes;
 
   explicit Call(const BackwardParams& of)
-      : params(of), kernels(tile_kernels(of.forward.dtype)), sizes(of.forward, kernels) {}
+      : params(of),
+        of_sink(with_sink_queries(of)),
+        kernels(tile_kernels(of.forward.dtype)),
+        sizes(of.forward, kernels) {}
+
+  static BackwardParams with_sink_queries(BackwardParams params) {
+    params.forward.q = params.forward.sink_q;
+    params.d_q = params.d_sink_q;
+    return params;
+  }
 };
 
 // Consecutive queries of one key head's heads, with their parts of the gradients of keys.
@@ -83,9 +93,14 @@ void Run::begin_at_zero(const BackwardSizes& sizes) {
 
 void Run::compute_tile(const Call& call, const KeyOperands& keys, std::int64_t head_idx,
                        std::int64_t begin_pos, std::int64_t end_pos) {
-  thread_local QueryOperands queries;
+  thread_local QueryOperands queries, sink_queries;
   const ForwardParams& forward = call.params.forward;
   queries.start(call.params, call.kernels, call.sizes, head_.rows, head_idx, begin_pos, end_pos);
+  const bool has_sink_q = forward.sink_q.data != nullptr;
+  if (has_sink_q) {
+    sink_queries.start(call.of_sink, call.kernels, call.sizes, head_.rows, head_idx, begin_pos,
+                       end_pos);
+  }
 
   BackwardStep step;
   step.qk_words = call.sizes.qk_words;
@@ -93,10 +108,10 @@ void Run::compute_tile(const Call& call, const KeyOperands& keys, std::int64_t h
   step.qk_panels = call.sizes.qk_panels;
   step.v_panels = call.sizes.v_panels;
   step.scale_log2 = static_cast<float>(forward.scale * std::numbers::log2e);
-  queries.fill(step);
   const VisibleBlocks visible =
       visible_blocks(forward.pattern, begin_pos / forward.pattern.block_size);
-  for (const BlockRange& range : {visible.sink, visible.recent}) {
+  const auto walk = [&](const BlockRange& range, const QueryOperands& operands) {
+    operands.fill(step);
     for_each_step(forward.pattern, range, end_pos, [&](const KeyStep& key_step) {
       keys.fill(head_.layout.packed_key(key_step.first_pos), step);
       step.num_keys = key_step.num_keys;
@@ -105,8 +120,11 @@ void Run::compute_tile(const Call& call, const KeyOperands& keys, std::int64_t h
       step.d_values = d_value(key_step.first_pos, call.sizes);
       call.kernels.backward_step(step);
     });
-  }
+  };
+  walk(visible.sink, has_sink_q ? sink_queries : queries);
+  walk(visible.recent, queries);
   queries.finish(call.params, call.kernels);
+  if (has_sink_q) sink_queries.finish(call.of_sink, call.kernels);
 }
 
 void Run::compute(const Call& call, const KeyOperands& keys) {
@@ -220,17 +238,18 @@ void run_wave(const Call& call, const Wave& wave) {
 }
 
 // Queries without a position get no gradient.
-void write_blind_rows(const Call& call, std::int64_t sequence_idx) {
-  const ForwardParams& forward = call.params.forward;
-  if (call.params.d_q.data == nullptr) return;
+void write_blind_rows(const BackwardParams& params, const TileKernels& kernels,
+                      std::int64_t sequence_idx) {
+  const ForwardParams& forward = params.forward;
+  if (params.d_q.data == nullptr) return;
   const SequenceRows rows = sequence_rows(forward, sequence_idx);
   const std::vector<float> zeros(static_cast<std::size_t>(forward.qk_size), 0.0f);
   const std::int64_t num_blind =
       std::clamp<std::int64_t>(-rows.first_query_pos(), 0, rows.q_end - rows.q_begin);
   for (std::int64_t token = rows.q_begin; token < rows.q_begin + num_blind; ++token) {
     for (std::int64_t h = 0; h < forward.num_heads; ++h) {
-      call.kernels.store_row(zeros.data(), 0.0f, forward.qk_size, forward.dtype,
-                             row_address(call.params.d_q, forward.dtype, token, h));
+      kernels.store_row(zeros.data(), 0.0f, forward.qk_size, forward.dtype,
+                        row_address(params.d_q, forward.dtype, token, h));
     }
   }
 }
@@ -247,7 +266,8 @@ void attend_backward(const BackwardParams& params) {
   Wave wave;
   std::int64_t partial_size = 0;
   for (std::int64_t b = 0; b < forward.num_sequences; ++b) {
-    write_blind_rows(call, b);
+    write_blind_rows(call.params, call.kernels, b);
+    if (forward.sink_q.data != nullptr) write_blind_rows(call.of_sink, call.kernels, b);
     for (std::int64_t g = 0; g < forward.num_key_heads; ++g) {
       auto work = std::make_unique<HeadWork>(call, KeyHead::of(forward, b, g));
       const std::int64_t size = work->partial_size(call.sizes);

@@ -118,22 +118,24 @@ class Decode {
   }
 
   void start(std::int64_t sequence_idx, std::int64_t key_head, QueryRows& rows) const {
-    thread_local std::vector<const void*> queries;
+    thread_local std::vector<const void*> queries, sink_queries;
     queries.clear();
+    sink_queries.clear();
     for (std::int64_t t = 0; t < params_.q_len; ++t) {
       for (std::int64_t h = key_head * group_; h < (key_head + 1) * group_; ++h) {
-        queries.push_back(
-            row_address(params_.q, params_.kv.dtype, sequence_idx * params_.q_len + t, h));
+        const std::int64_t token = sequence_idx * params_.q_len + t;
+        queries.push_back(row_address(params_.q, params_.kv.dtype, token, h));
+        if (params_.sink_q.data == nullptr) continue;
+        sink_queries.push_back(row_address(params_.sink_q, params_.kv.dtype, token, h));
       }
     }
-    rows.start(kernels_, sizes_, queries);
+    rows.start(kernels_, sizes_, queries, sink_queries);
   }
 
   void meet(std::int64_t sequence_idx, std::int64_t key_head, const KeyStep& step,
             QueryRows& rows) const {
     thread_local Buffer<Word> keys, values;
     thread_local std::vector<const void*> key_rows, value_rows;
-    thread_local std::vector<ColumnRange> visible, visible_after_gap;
     const std::int64_t padded_keys = round_up(step.num_keys, kLanes);
     find_rows(sequence_idx, key_head, step, padded_keys, key_rows, value_rows);
 
@@ -149,23 +151,26 @@ class Decode {
         packed.value_panel_stride, values.data());
     if (!is_finite) packed.value_rows = value_rows.data();
 
-    // A token whose sink and recent keys both lie in this step, with a gap, meets it twice.
-    visible.clear();
-    visible_after_gap.clear();
-    bool has_gap = false;
+    meet_visible(sequence_idx, step, packed, rows);
+  }
+
+  // A step with keys of the sink and of recent blocks may be met twice.
+  void meet_visible(std::int64_t sequence_idx, const KeyStep& step, const PackedStep& packed,
+                    QueryRows& rows) const {
+    thread_local std::vector<ColumnRange> sink, recent;
+    sink.clear();
+    recent.clear();
+    bool sees_sink = false, sees_recent = false;
     for (std::int64_t t = 0; t < params_.q_len; ++t) {
       const VisibleColumns columns =
           visible_columns(params_.pattern, step, first_query_pos(params_, sequence_idx) + t);
-      const bool sees_sink = columns.sink.begin < columns.sink.end;
-      const bool sees_both = sees_sink && columns.recent.begin < columns.recent.end;
-      has_gap |= sees_both;
-      for (std::int64_t h = 0; h < group_; ++h) {
-        visible.push_back(sees_sink ? columns.sink : columns.recent);
-        visible_after_gap.push_back(sees_both ? columns.recent : ColumnRange{});
-      }
+      sees_sink |= columns.sink.begin < columns.sink.end;
+      sees_recent |= columns.recent.begin < columns.recent.end;
+      sink.insert(sink.end(), static_cast<std::size_t>(group_), columns.sink);
+      recent.insert(recent.end(), static_cast<std::size_t>(group_), columns.recent);
     }
-    rows.meet(packed, visible);
-    if (has_gap) rows.meet(packed, visible_after_gap);
+    if (sees_sink) rows.meet(packed, sink, Scorer::kSinkQuery);
+    if (sees_recent) rows.meet(packed, recent, Scorer::kQuery);
   }
 
   // Where the keys and values of a step lie; null for padding.

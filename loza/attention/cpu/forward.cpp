@@ -70,26 +70,30 @@ class Forward {
     start(tile, rows);
     const VisibleBlocks blocks =
         visible_blocks(params_.pattern, tile.begin_pos / params_.pattern.block_size);
-    for (const BlockRange& range : {blocks.sink, blocks.recent}) {
-      for_each_step(params_.pattern, range, tile.end_pos,
-                    [&](const KeyStep& step) { meet(tile, step, rows); });
+    for (const Scorer scorer : {Scorer::kSinkQuery, Scorer::kQuery}) {
+      for_each_step(params_.pattern, scorer == Scorer::kSinkQuery ? blocks.sink : blocks.recent,
+                    tile.end_pos, [&](const KeyStep& step) { meet(tile, step, scorer, rows); });
     }
     finish(tile, rows);
   }
 
  private:
   void start(const QueryTile& tile, QueryRows& rows) const {
-    thread_local std::vector<const void*> queries;
+    thread_local std::vector<const void*> queries, sink_queries;
     queries.clear();
+    sink_queries.clear();
     const SequenceRows sequence = sequence_rows(params_, tile.sequence_idx);
     for_each_row(tile, [&](std::int64_t head_idx, std::int64_t pos) {
       const std::int64_t token = sequence.q_begin + pos - sequence.first_query_pos();
       queries.push_back(row_address(params_.q, params_.dtype, token, head_idx));
+      if (params_.sink_q.data == nullptr) return;
+      sink_queries.push_back(row_address(params_.sink_q, params_.dtype, token, head_idx));
     });
-    rows.start(kernels_, {params_.dtype, params_.qk_size, params_.v_size, params_.scale}, queries);
+    rows.start(kernels_, {params_.dtype, params_.qk_size, params_.v_size, params_.scale}, queries,
+               sink_queries);
   }
 
-  void meet(const QueryTile& tile, const KeyStep& step, QueryRows& rows) const {
+  void meet(const QueryTile& tile, const KeyStep& step, Scorer scorer, QueryRows& rows) const {
     thread_local std::vector<ColumnRange> visible;
     thread_local std::vector<const void*> value_rows;
     visible.clear();
@@ -97,7 +101,7 @@ class Forward {
       const std::int64_t end = std::clamp<std::int64_t>(pos + 1 - step.first_pos, 0, step.num_keys);
       visible.push_back({0, static_cast<std::int32_t>(end)});
     });
-    rows.meet(keys_.step(tile.sequence_idx, tile.key_head, step, value_rows), visible);
+    rows.meet(keys_.step(tile.sequence_idx, tile.key_head, step, value_rows), visible, scorer);
   }
 
   void finish(const QueryTile& tile, const QueryRows& rows) const {

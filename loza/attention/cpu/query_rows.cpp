@@ -7,26 +7,33 @@
 namespace loza::cpu {
 
 void QueryRows::start(const TileKernels& kernels, const RowSizes& sizes,
-                      const std::vector<const void*>& queries) {
+                      const std::vector<const void*>& queries,
+                      const std::vector<const void*>& sink_queries) {
   kernels_ = &kernels;
   sizes_ = sizes;
   count_ = static_cast<std::int64_t>(queries.size());
   qk_words_ = kernels.words(sizes.qk_size);
-  kernels.pack_rows({queries.data(), count_, sizes.qk_size, sizes.dtype}, qk_words_,
-                    queries_.grow(count_ * qk_words_));
+  const auto pack = [&](const std::vector<const void*>& rows, Buffer<Word>& packed) {
+    kernels.pack_rows({rows.data(), count_, sizes.qk_size, sizes.dtype}, qk_words_,
+                      packed.grow(count_ * qk_words_));
+  };
+  pack(queries, queries_);
+  has_sink_queries_ = !sink_queries.empty();
+  if (has_sink_queries_) pack(sink_queries, sink_queries_);
   std::fill_n(max_.grow(count_), count_, std::numeric_limits<float>::lowest());
   std::fill_n(sum_.grow(count_ * kLanes), count_ * kLanes, 0.0f);
   const std::int64_t out_size = count_ * sizes.v_panels() * kLanes;
   std::fill_n(out_.grow(out_size), out_size, 0.0f);
 }
 
-ForwardStep QueryRows::forward_step(const PackedStep& step) const {
+ForwardStep QueryRows::forward_step(const PackedStep& step, Scorer scorer) const {
   ForwardStep forward;
   forward.num_rows = count_;
   forward.qk_words = qk_words_;
   forward.v_panels = sizes_.v_panels();
   forward.scale_log2 = static_cast<float>(sizes_.scale * std::numbers::log2e);
-  forward.queries = queries_.data();
+  const bool by_sink_query = has_sink_queries_ && scorer == Scorer::kSinkQuery;
+  forward.queries = (by_sink_query ? sink_queries_ : queries_).data();
   forward.keys = step.keys;
   forward.values = step.values;
   forward.value_panel_stride = step.value_panel_stride;
@@ -36,14 +43,16 @@ ForwardStep QueryRows::forward_step(const PackedStep& step) const {
   return forward;
 }
 
-void QueryRows::meet(const PackedStep& step, const std::vector<ColumnRange>& visible) {
-  if (step.value_rows != nullptr) return meet_row_by_row(step, visible);
-  ForwardStep forward = forward_step(step);
+void QueryRows::meet(const PackedStep& step, const std::vector<ColumnRange>& visible,
+                     Scorer scorer) {
+  if (step.value_rows != nullptr) return meet_row_by_row(step, visible, scorer);
+  ForwardStep forward = forward_step(step, scorer);
   forward.visible = visible.data();
   kernels_->forward_step(forward);
 }
 
-void QueryRows::meet_row_by_row(const PackedStep& step, const std::vector<ColumnRange>& visible) {
+void QueryRows::meet_row_by_row(const PackedStep& step, const std::vector<ColumnRange>& visible,
+                                Scorer scorer) {
   const std::int64_t padded_keys = round_up(step.num_keys, kLanes);
   const std::int64_t panel_stride = kernels_->words(padded_keys) * kLanes;
   for (std::int64_t r = 0; r < count_; ++r) {
@@ -55,7 +64,7 @@ void QueryRows::meet_row_by_row(const PackedStep& step, const std::vector<Column
     Word* values = seen_values_.grow(sizes_.v_panels() * panel_stride);
     kernels_->pack_panels_of_size({seen.data(), padded_keys, sizes_.v_size, sizes_.dtype},
                                   panel_stride, values);
-    ForwardStep forward = forward_step(step);
+    ForwardStep forward = forward_step(step, scorer);
     forward.num_rows = 1;
     forward.queries += r * qk_words_;
     forward.visible = &range;

@@ -28,16 +28,19 @@ struct RowSizes {
   std::int64_t v_panels() const { return (v_size + kLanes - 1) / kLanes; }
 };
 
+// Which of a row's queries meets a step's keys: that of sink_q (params.h), or that of q.
+enum class Scorer : bool { kQuery, kSinkQuery };
+
 // Query rows on their way over the keys: their packed queries, and what online softmax knows of
 // each so far. Not thread-safe; kept and reused, it allocates once.
 class QueryRows {
  public:
-  // Begins anew with these queries [count], D elements each.
+  // Begins anew with these queries [count], D elements each, and as many sink queries, or none.
   void start(const TileKernels& kernels, const RowSizes& sizes,
-             const std::vector<const void*>& queries);
+             const std::vector<const void*>& queries, const std::vector<const void*>& sink_queries);
 
   // Row r meets keys visible[r] of the step.
-  void meet(const PackedStep& step, const std::vector<ColumnRange>& visible);
+  void meet(const PackedStep& step, const std::vector<ColumnRange>& visible, Scorer scorer);
 
   std::int64_t count() const { return count_; }
   // What row r has summed up; valid until start().
@@ -46,13 +49,15 @@ class QueryRows {
  private:
   // As meet(), when some value is not finite: a row's values are packed without those that it
   // does not see, since 0 * NaN is NaN.
-  void meet_row_by_row(const PackedStep& step, const std::vector<ColumnRange>& visible);
-  ForwardStep forward_step(const PackedStep& step) const;
+  void meet_row_by_row(const PackedStep& step, const std::vector<ColumnRange>& visible,
+                       Scorer scorer);
+  ForwardStep forward_step(const PackedStep& step, Scorer scorer) const;
 
   const TileKernels* kernels_ = nullptr;
   RowSizes sizes_;
   std::int64_t count_ = 0, qk_words_ = 0;
-  Buffer<Word> queries_, seen_values_;
+  bool has_sink_queries_ = false;
+  Buffer<Word> queries_, sink_queries_, seen_values_;
   Buffer<float> max_, sum_, out_;
 };
 

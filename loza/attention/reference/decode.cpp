@@ -36,19 +36,26 @@ void attend_row(const DecodeParams& params, std::int64_t b, std::int64_t t, std:
   const PagedKvView& kv = params.kv;
   const std::int64_t query_pos = kv.lengths[b] - params.q_len + t;
   const std::int64_t key_head = head / (params.num_heads / params.num_key_heads);
-  std::vector<std::vector<double>> keys, values;
+  const std::int64_t token = b * params.q_len + t;
+  const auto query_of = [&](const TensorView& queries) {
+    return load_run(kv.dtype, queries.data,
+                    token * queries.token_stride + head * queries.head_stride, params.qk_size);
+  };
+  const auto query = query_of(params.q);
+  const auto sink_query = params.sink_q.data == nullptr ? query : query_of(params.sink_q);
+  std::vector<double> scores;
+  std::vector<std::vector<double>> values;
   for (std::int64_t pos = 0; pos <= query_pos; ++pos) {
     if (!is_visible(params.pattern, query_pos, pos)) continue;
     const std::int64_t row = row_element(kv, b, pos);
-    keys.push_back(load_run(kv.dtype, kv.pages, row + key_head * kv.k_head_stride, params.qk_size));
+    const auto key =
+        load_run(kv.dtype, kv.pages, row + key_head * kv.k_head_stride, params.qk_size);
+    const auto& scoring = is_apart(params.pattern, query_pos, pos) ? sink_query : query;
+    scores.push_back(params.scale * dot(scoring.data(), key.data(), params.qk_size));
     values.push_back(load_run(kv.dtype, kv.pages, row + kv.v_offset + key_head * kv.v_head_stride,
                               params.v_size));
   }
-  const std::int64_t token = b * params.q_len + t;
-  const auto query =
-      load_run(kv.dtype, params.q.data, token * params.q.token_stride + head * params.q.head_stride,
-               params.qk_size);
-  const Weights weights = weights_of(query.data(), pointers(keys), params.qk_size, params.scale);
+  const Weights weights = weights_of(scores);
   const auto out = weighted_sum(weights.of_key, pointers(values), params.v_size);
   for (std::int64_t i = 0; i < params.v_size; ++i) {
     store_element(kv.dtype, params.out.data,

@@ -12,14 +12,11 @@ double dot(const double* a, const double* b, std::int64_t size) {
   return sum;
 }
 
-Weights weights_of(const double* query, const std::vector<const double*>& keys,
-                   std::int64_t qk_size, double scale) {
+Weights weights_of(const std::vector<double>& scores) {
   // A finite start: without a visible key, or with scores of -inf alone, every weight is 0.
   double max = std::numeric_limits<double>::lowest();
-  std::vector<double> scores;
-  for (const double* key : keys) {
-    scores.push_back(scale * dot(query, key, qk_size));
-    if (!(scores.back() <= max)) max = scores.back();  // a NaN stays
+  for (const double score : scores) {
+    if (!(score <= max)) max = score;  // a NaN stays
   }
   Weights weights;
   double sum = 0;

@@ -13,9 +13,8 @@ struct Weights {
   double lse = 0;
 };
 
-// query [D]; keys: pointers to the visible rows [D].
-Weights weights_of(const double* query, const std::vector<const double*>& keys,
-                   std::int64_t qk_size, double scale);
+// Of the visible keys' scores.
+Weights weights_of(const std::vector<double>& scores);
 
 // sum over keys of weight * value row -> [V].
 std::vector<double> weighted_sum(const std::vector<double>& weights,

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "loza/attention/paged_rows.h"
 #include "loza/base/check.h"
 
 namespace loza::torch_ops {
@@ -26,7 +27,7 @@ struct Result {
 
 // One sequence's rows and where they stand (see ForwardParams on positions).
 struct Sequence {
-  at::Tensor q, k, v;  // [T, H, D], [S, G, D], [S, G, V]
+  at::Tensor q, sink_q, k, v;  // [T, H, D], the same or undefined, [S, G, D], [S, G, V]
   std::int64_t kept_prefix = 0, skipped = 0;
 
   std::int64_t q_len() const { return q.size(0); }
@@ -134,6 +135,7 @@ Result dense(const Sequence& sequence, double scale, WithLse with_lse) {
 struct Windows {
   at::Tensor rows;     // [N * W] long, rows of k and v; some row where there is none
   at::Tensor visible;  // [N, b, W] bool
+  at::Tensor of_sink;  // [N, W] bool: keys of VisibleBlocks::sink
 };
 
 Windows windows_of(const Sequence& sequence, const BlockPattern& pattern, std::int64_t begin,
@@ -147,9 +149,11 @@ Windows windows_of(const Sequence& sequence, const BlockPattern& pattern, std::i
   const std::int64_t nowhere = std::numeric_limits<std::int64_t>::max();
   std::vector<std::int64_t> rows(static_cast<std::size_t>(num * width), 0);
   std::vector<std::int64_t> positions(rows.size(), nowhere);
+  at::Tensor of_sink = at::zeros({num, width}, at::kBool);
   for (std::int64_t i = begin; i < end; ++i) {
     std::int64_t at = (i - begin) * width;
     const VisibleBlocks blocks = visible_blocks(pattern, i);
+    of_sink[i - begin].narrow(0, 0, blocks.sink.size() * block).fill_(true);
     for (const BlockRange& range : {blocks.sink, blocks.recent}) {
       for (std::int64_t pos = range.begin * block; pos < range.end * block; ++pos, ++at) {
         const std::int64_t row = sequence.row_of(pos);
@@ -162,10 +166,20 @@ Windows windows_of(const Sequence& sequence, const BlockPattern& pattern, std::i
   const auto device = sequence.q.device();
   const at::Tensor k_pos = torch::tensor(positions, at::kLong).view({num, 1, width});
   const at::Tensor q_pos = at::arange(begin * block, end * block, at::kLong).view({num, block, 1});
-  return {torch::tensor(rows, at::kLong).to(device), (k_pos <= q_pos).to(device)};
+  return {torch::tensor(rows, at::kLong).to(device), (k_pos <= q_pos).to(device),
+          of_sink.to(device)};
 }
 
-// Query blocks [begin, end), whole ones: q [N * b, H, D].
+// Keys [N, G, W, D] as rows of twice the size, for queries beside their sink queries: a key of the
+// sink stands in the second half, others in the first, beside zeros.
+at::Tensor beside_zeros(const at::Tensor& keys, const at::Tensor& of_sink) {
+  const at::Tensor in_second = of_sink.view({keys.size(0), 1, keys.size(2), 1});
+  return at::cat({keys.masked_fill(in_second, 0), keys.masked_fill(in_second.logical_not(), 0)},
+                 -1);
+}
+
+// Query blocks [begin, end), whole ones: q [N * b, H, D], with a sink query beside it twice as
+// wide.
 Result window_rows(const Sequence& sequence, const at::Tensor& q, const BlockPattern& pattern,
                    std::int64_t begin, std::int64_t end, double scale, WithLse with_lse) {
   const std::int64_t num = end - begin, key_heads = sequence.k.size(1);
@@ -176,9 +190,12 @@ Result window_rows(const Sequence& sequence, const at::Tensor& q, const BlockPat
         .view({num, -1, key_heads, keys.size(2)})
         .transpose(1, 2);
   };
+  const at::Tensor keys = gather(sequence.k);
   return ungroup(
-      softmax_attention(group_rows(q, num, key_heads), gather(sequence.k), gather(sequence.v),
-                        windows.visible.repeat({1, group, 1}).unsqueeze(1), scale, with_lse),
+      softmax_attention(group_rows(q, num, key_heads),
+                        sequence.sink_q.defined() ? beside_zeros(keys, windows.of_sink) : keys,
+                        gather(sequence.v), windows.visible.repeat({1, group, 1}).unsqueeze(1),
+                        scale, with_lse),
       group);
 }
 
@@ -190,7 +207,9 @@ Result windowed(const Sequence& sequence, const BlockPattern& pattern, double sc
   // Whole query blocks: rows before the chunk and past its end are zeros, and dropped again.
   const std::int64_t before = sequence.first_pos() - first_block * block;
   const std::int64_t after = end_block * block - sequence.end_pos();
-  const at::Tensor q = at::constant_pad_nd(sequence.q, {0, 0, 0, 0, before, after});
+  const at::Tensor queries =
+      sequence.sink_q.defined() ? at::cat({sequence.q, sequence.sink_q}, -1) : sequence.q;
+  const at::Tensor q = at::constant_pad_nd(queries, {0, 0, 0, 0, before, after});
 
   const std::int64_t window = (pattern.sink_blocks + pattern.recent_blocks) * block;
   const std::int64_t step =
@@ -216,15 +235,19 @@ Result attend_sequence(const Sequence& sequence, const BlockPattern& pattern, do
                                        : windowed(sequence, pattern, scale, with_lse);
 }
 
-Result attend_all(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+Result attend_all(const attention::Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const attention::Sequences& sequences, const BlockPattern& pattern, double scale,
                   WithLse with_lse) {
+  const auto& [q, sink_q] = queries;
   std::vector<Result> parts;
   for (std::size_t b = 0; b < static_cast<std::size_t>(sequences.size()); ++b) {
     const Slice q_rows(sequences.q_offsets[b], sequences.q_offsets[b + 1]);
     const Slice k_rows(sequences.k_offsets[b], sequences.k_offsets[b + 1]);
     if (sequences.q_offsets[b] == sequences.q_offsets[b + 1]) continue;
-    const Sequence sequence{q.index({q_rows}), k.index({k_rows}), v.index({k_rows}),
+    const Sequence sequence{q.index({q_rows}),
+                            sink_q.defined() ? sink_q.index({q_rows}) : sink_q,
+                            k.index({k_rows}),
+                            v.index({k_rows}),
                             sequences.kept_prefix.empty() ? 0 : sequences.kept_prefix[b],
                             sequences.skipped.empty() ? 0 : sequences.skipped[b]};
     parts.push_back(attend_sequence(sequence, pattern, scale, with_lse));
@@ -248,95 +271,56 @@ at::ScalarType scalar_type(DType dtype) {
   return at::kFloat;
 }
 
-// The rows of one sequence's visible positions, as a view of the pages: element offsets of
-// their starts, and the positions themselves.
-struct PagedRows {
-  std::vector<std::int64_t> offsets, positions;
-};
-
-PagedRows paged_rows(const PagedKvView& kv, std::int64_t sequence_idx, std::int64_t q_len,
-                     const BlockPattern& pattern) {
-  const std::int64_t len = kv.lengths[sequence_idx];
-  const std::int64_t first_pos = std::max<std::int64_t>(0, len - q_len);
-  const std::int32_t* table = kv.page_table + sequence_idx * kv.table_stride;
-  PagedRows rows;
-  for (std::int64_t pos = 0; pos < len; ++pos) {
-    const std::int64_t block = pos / pattern.block_size;
-    const bool seen = block < pattern.sink_blocks ||
-                      block >= first_pos / pattern.block_size - pattern.recent_blocks + 1;
-    if (!seen) continue;
-    const std::int64_t page = table[page_slot(kv, pos / kv.page_len)];
-    rows.offsets.push_back(page * kv.page_stride + (pos % kv.page_len) * kv.row_stride);
-    rows.positions.push_back(pos);
-  }
-  return rows;
-}
-
 }  // namespace
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attend(const attention::Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const attention::Sequences& sequences, const BlockPattern& pattern,
                   double scale) {
-  return attend_all(q, k, v, sequences, pattern, scale, WithLse::kNo).out;
+  return attend_all(queries, k, v, sequences, pattern, scale, WithLse::kNo).out;
 }
 
-std::pair<at::Tensor, at::Tensor> attend_with_lse(const at::Tensor& q, const at::Tensor& k,
-                                                  const at::Tensor& v,
+std::pair<at::Tensor, at::Tensor> attend_with_lse(const attention::Queries& queries,
+                                                  const at::Tensor& k, const at::Tensor& v,
                                                   const attention::Sequences& sequences,
                                                   const BlockPattern& pattern, double scale) {
-  const Result result = attend_all(q, k, v, sequences, pattern, scale, WithLse::kYes);
+  const Result result = attend_all(queries, k, v, sequences, pattern, scale, WithLse::kYes);
   return {result.out, result.lse};
 }
 
-at::Tensor attend_paged(const at::Tensor& q, const PagedKvView& kv, std::int64_t num_sequences,
-                        std::int64_t num_key_heads, std::int64_t v_size,
-                        const BlockPattern& pattern, double scale) {
+at::Tensor attend_paged(const attention::Queries& queries, const PagedKvView& kv,
+                        std::int64_t num_sequences, std::int64_t num_key_heads, std::int64_t v_size,
+                        const BlockPattern& pattern, double scale, AttendFn attend_rows) {
+  const at::Tensor& q = queries.q;
   LOZA_CHECK(q.scalar_type() == scalar_type(kv.dtype), dtype_name(kv.dtype));
   const at::NoGradGuard no_grad;
   const std::int64_t q_len = num_sequences == 0 ? 0 : q.size(0) / num_sequences;
-  const std::int64_t heads = q.size(1), group = heads / num_key_heads;
-  at::Tensor out = at::zeros({q.size(0), heads, v_size}, q.options());
+  at::Tensor out = at::zeros({q.size(0), q.size(1), v_size}, q.options());
   for (std::int64_t b = 0; b < num_sequences; ++b) {
-    const PagedRows rows = paged_rows(kv, b, q_len, pattern);
-    const std::int64_t num_rows = static_cast<std::int64_t>(rows.positions.size());
-    const std::int64_t num_real = std::min(q_len, kv.lengths[b]);
+    // New tokens before the sequence's beginning see nothing.
+    const std::int64_t length = kv.lengths[b], num_real = std::min(q_len, length);
     if (num_real == 0) continue;
-    // Every element of the rows by its offset in the pages.
-    const at::Tensor starts = torch::tensor(rows.offsets, at::kLong).to(q.device());
-    const std::int64_t extent =
-        *std::max_element(rows.offsets.begin(), rows.offsets.end()) +
-        std::max((num_key_heads - 1) * kv.k_head_stride + q.size(2),
-                 kv.v_offset + (num_key_heads - 1) * kv.v_head_stride + v_size);
-    const at::Tensor pages = at::from_blob(kv.pages, {extent}, q.options().requires_grad(false));
-    const auto gather = [&](std::int64_t offset, std::int64_t head_stride, std::int64_t size) {
-      const auto options = q.options().dtype(at::kLong).requires_grad(false);
-      const at::Tensor elements = starts.view({-1, 1, 1}) + offset +
-                                  (at::arange(num_key_heads, options) * head_stride).view({-1, 1}) +
-                                  at::arange(size, options);
-      return pages.index_select(0, elements.view(-1))
-          .view({num_rows, num_key_heads, size})
-          .transpose(0, 1)
-          .unsqueeze(0);
+    const attention::VisiblePast past = attention::visible_past(pattern, length - num_real);
+    std::vector<attention::RowRun> runs;
+    attention::add_runs(kv, b, 0, past.kept, runs);
+    attention::add_runs(kv, b, past.recent_begin, length, runs);
+    const at::Tensor rows = attention::all_rows(kv, runs, q.options())
+                                .index_select(0, attention::row_indices(runs, q.device()));
+    const auto heads = [&](std::int64_t offset, std::int64_t head_stride, std::int64_t size) {
+      return rows.as_strided({rows.size(0), num_key_heads, size}, {rows.stride(0), head_stride, 1},
+                             offset);
     };
-    // [num_real, num_rows]: each new token has its own window.
-    const at::Tensor k_pos = torch::tensor(rows.positions, at::kLong);
-    const at::Tensor q_pos =
-        at::arange(kv.lengths[b] - num_real, kv.lengths[b], at::kLong).unsqueeze(1);
-    const at::Tensor k_block = k_pos.floor_divide(pattern.block_size);
-    const at::Tensor visible =
-        (k_pos <= q_pos)
-            .logical_and((k_block < pattern.sink_blocks)
-                             .logical_or(k_block > q_pos.floor_divide(pattern.block_size) -
-                                                       pattern.recent_blocks))
-            .to(q.device());
+    attention::Sequences sequence;
+    sequence.q_offsets = {0, num_real};
+    sequence.k_offsets = {0, rows.size(0)};
+    sequence.kept_prefix = {past.kept};
+    sequence.skipped = {past.recent_begin - past.kept};
     const Slice real((b + 1) * q_len - num_real, (b + 1) * q_len);
-    const Result result = ungroup(
-        softmax_attention(
-            group_rows(q.index({real}).contiguous(), 1, num_key_heads),
-            gather(0, kv.k_head_stride, q.size(2)), gather(kv.v_offset, kv.v_head_stride, v_size),
-            visible.repeat({group, 1}).unsqueeze(0).unsqueeze(0), scale, WithLse::kNo),
-        group);
-    out.index_put_({real}, result.out);
+    const at::Tensor sink_q =
+        queries.sink_q.defined() ? queries.sink_q.index({real}) : queries.sink_q;
+    out.index_put_(
+        {real},
+        attend_rows({q.index({real}), sink_q}, heads(0, kv.k_head_stride, q.size(2)),
+                    heads(kv.v_offset, kv.v_head_stride, v_size), sequence, pattern, scale));
   }
   return out;
 }

@@ -26,7 +26,7 @@ class OneModuleAtATime {
     const AnswerRows answers = answer_rows(document, model_.device());
     std::vector<at::Tensor> layer_inputs;
     PlannedCore base(plan(std::nullopt));
-    ForwardBatch batch = ForwardBatch::whole(document.ids, base);
+    ForwardBatch batch = ForwardBatch::whole(document.ids, base).on(model_.device());
     batch.layer_inputs = &layer_inputs;
     std::vector<double> nlls = {answer_nll(batch, answers)};
     batch.layer_inputs = nullptr;

@@ -48,7 +48,7 @@ struct BackwardCase : ForwardCase {
   }
 
   BackwardParams backward_params() {
-    return {params(), d_out.view(), d_q.view(), d_k.view(), d_v.view()};
+    return {params(), d_out.view(), d_q.view(), {}, d_k.view(), d_v.view()};
   }
 };
 

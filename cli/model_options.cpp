@@ -1,0 +1,18 @@
+#include "cli/model_options.h"
+
+#include <CLI/CLI.hpp>
+
+namespace loza::cli {
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  command.add_option("--dtype", options.dtype, "fp32, bf16, or auto: what the device does fast")
+      ->capture_default_str();
+  command.add_option("--device", options.device, "cpu, cuda or cuda:N")->capture_default_str();
+}
+
+Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options) {
+  const at::Device device = parse_device(options.device);
+  return Transformer::load(checkpoint, parse_dtype(options.dtype, device), device);
+}
+
+}  // namespace loza::cli

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+
+#include "loza/checkpoint/checkpoint.h"
+#include "loza/model/transformer.h"
+
+namespace CLI {
+class App;
+}
+
+namespace loza::cli {
+
+// Where a command's model runs, and in which numbers.
+struct ModelOptions {
+  std::string dtype = "auto", device = "cpu";
+};
+
+// Registers --dtype and --device. `options` must live as long as the command.
+void add_model_options(CLI::App& command, ModelOptions& options);
+
+// Throws Error(kUsage) for options that make no sense here; see Transformer::load.
+Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options);
+
+}  // namespace loza::cli
