@@ -13,6 +13,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/commands.h"
@@ -24,6 +25,7 @@
 #include "loza/base/json.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/evaluate/cases.h"
+#include "loza/model/new_model.h"
 #include "loza/model/transformer.h"
 #include "loza/tokenizer/tokenizer.h"
 #include "loza/train/finetune.h"
@@ -36,6 +38,7 @@ namespace fs = std::filesystem;
 struct TrainCommand {
   ModelOptions placement;
   fs::path model, target;
+  fs::path init, tokenizer;  // in place of `model`
   FinetuneOptions finetune;
   std::string lengths = "2k", data = "lines,noise";
   std::int64_t num_steps = 100;
@@ -172,10 +175,20 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
              (run / "loss.svg").string());
 }
 
+// The folder that training begins with: the one named, or a new model in the run's folder.
+fs::path model_to_train(const TrainCommand& command, const FinetuneOptions& options) {
+  if (command.init.empty()) return command.model;
+  require_new_folder(command.target);
+  const fs::path folder = options.run / "initial";
+  ensure_new_model({command.init, command.tokenizer, options.train.seed}, folder);
+  return folder;
+}
+
 void train_command(const TrainCommand& command) {
   const FinetuneOptions options = finetune_options(command);
-  const Checkpoint checkpoint(command.model);
-  const Tokenizer tokenizer = Tokenizer::from_folder(command.model);
+  const fs::path model_folder = model_to_train(command, options);
+  const Checkpoint checkpoint(model_folder);
+  const Tokenizer tokenizer = Tokenizer::from_folder(model_folder);
   Transformer model = load_model(checkpoint, command.placement);
   fs::create_directories(options.run);
   StepLog log(options.run / "log.jsonl", options.resume);
@@ -185,6 +198,28 @@ void train_command(const TrainCommand& command) {
     write_file_atomic(options.run / "loss.svg", loss_plot(report.steps));
   }
   print_report(report, command, options.run);
+}
+
+void add_folders(CLI::App& app, TrainCommand& command) {
+  app.add_option("model", command.model, "Model folder; none with --init");
+  app.add_option("out", command.target, "New model folder");
+  CLI::Option* init =
+      app.add_option("--init", command.init,
+                     "Train from scratch: a config.json of any family that loza knows; random "
+                     "weights as transformers begins them, kept in the run's folder");
+  CLI::Option* tokenizer = app.add_option("--tokenizer", command.tokenizer,
+                                          "With --init: a tokenizer.json or a folder that has one");
+  init->needs(tokenizer);
+  tokenizer->needs(init);
+}
+
+// With --init the one folder that is named is the new one.
+void settle_folders(TrainCommand& command) {
+  if (!command.init.empty() && command.target.empty()) std::swap(command.model, command.target);
+  if (command.target.empty()) throw CLI::RequiredError(command.model.empty() ? "model" : "out");
+  if (!command.init.empty() && !command.model.empty()) {
+    throw_usage("--init", "one folder, the new one", "a model folder too");
+  }
 }
 
 void add_data_options(CLI::App& app, TrainCommand& command) {
@@ -197,7 +232,8 @@ void add_data_options(CLI::App& app, TrainCommand& command) {
                  "LENGTH:STEPS,LENGTH:STEPS")
       ->capture_default_str();
   add_document_options(app, command.finetune.data);
-  app.add_option("--seed", command.finetune.train.seed, "Of the documents")->capture_default_str();
+  app.add_option("--seed", command.finetune.train.seed, "Of the documents and of --init's weights")
+      ->capture_default_str();
 }
 
 void add_optimiser_options(CLI::App& app, TrainCommand& command) {
@@ -246,9 +282,8 @@ void add_train(CLI::App& app) {
   CLI::App* train = app.add_subcommand(
       "train",
       "Train a model under its attention plan, all weights, and write it as a new folder: what "
-      "recovers quality after conversion");
-  train->add_option("model", command->model, "Model folder")->required();
-  train->add_option("out", command->target, "New model folder")->required();
+      "recovers quality after conversion; with --init from scratch");
+  add_folders(*train, *command);
   add_data_options(*train, *command);
   add_optimiser_options(*train, *command);
   add_loss_options(*train, *command);
@@ -260,8 +295,13 @@ void add_train(CLI::App& app) {
   train->add_flag("--json", command->json, "Print one JSON object");
   train->footer(
       "Example: loza train my-zigzag my-recovered --data lines,noise,code.py*2 --steps 100 --batch "
-      "8");
-  train->callback([command] { train_command(*command); });
+      "8\n"
+      "Example: loza train --init config.json --tokenizer my-tokenizer my-model --data "
+      "prose.txt,lines --length 512 --steps 1000 --batch 16");
+  train->callback([command] {
+    settle_folders(*command);
+    train_command(*command);
+  });
 }
 
 }  // namespace loza::cli

@@ -8,7 +8,7 @@
 #include "loza/base/json.h"
 #include "loza/base/random.h"
 #include "loza/base/utf8.h"
-#include "loza/checkpoint/tensor.h"
+#include "loza/model/new_model.h"
 #include "loza/model/transformer.h"
 #include "loza/tokenizer/byte_alphabet.h"
 
@@ -203,21 +203,18 @@ const std::vector<TinyFamily>& families_of_tiny() {
   return rows;
 }
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // Uniform numbers (exact on every platform), spread so that each layer adds to the residual
-// stream what it holds already and logits have a spread of about one. (A tied embedding is
+// stream what it holds already and logits have a spread of about one: unlike weights that
+// training begins with, these make every part of a model count. (A tied embedding is
 // the head too, and takes the head's spread.)
 at::Tensor random_weight(const ParameterShape& parameter, bool is_head, Random& random) {
   double mean = 0, deviation;
-  if (ends_with(parameter.name, "norm.weight")) {
+  if (parameter.name.ends_with("norm.weight")) {
     mean = 1;
     deviation = 0.2;
-  } else if (ends_with(parameter.name, "bias")) {
+  } else if (parameter.name.ends_with("bias")) {
     deviation = 0.1;
-  } else if (ends_with(parameter.name, "embed_tokens.weight") && !is_head) {
+  } else if (parameter.name.ends_with("embed_tokens.weight") && !is_head) {
     deviation = 1;
   } else {
     deviation = 1 / std::sqrt(static_cast<double>(parameter.shape.back()));
@@ -253,15 +250,10 @@ void make_tiny(const std::string& family, const std::filesystem::path& target, s
   }
   const ModelConfig config = read_model_config(found->config, family);
   Random random(seed);
-  std::vector<at::Tensor> weights;
-  std::vector<TensorEntry> entries;
-  for (const ParameterShape& parameter : parameter_shapes(config)) {
-    weights.push_back(random_weight(parameter, config.tied_embeddings, random));
-    entries.push_back(entry_of(parameter.name, weights.back()));
-  }
-
   StagedFolder folder(target);
-  write_weights(folder.path(), entries);
+  write_new_weights(folder.path(), config, at::kFloat, [&](const ParameterShape& parameter) {
+    return random_weight(parameter, config.tied_embeddings, random);
+  });
   write_json(folder.path() / "config.json", found->config);
   write_json(folder.path() / "generation_config.json",
              {{"bos_token_id", found->config["bos_token_id"]},
