@@ -120,6 +120,42 @@ def test_tokenizer_refuses(tokenizer, texts, tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def collect_text(folder, *options):
+    subprocess.run([sys.executable, ROOT / "scripts/collect_text", folder, "--megabytes", "0.4",
+                    *map(str, options)], check=True, capture_output=True)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_texts_to_train_on(tmp_path):
+    files = collect_text(tmp_path / "a", "--without")
+    assert collect_text(tmp_path / "b", "--without") == files
+    lines, sizes = {}, {}
+    for name in ["prose", "code", "prose-heldout", "code-heldout"]:
+        text = files[f"{name}.txt"]
+        sizes[name] = len(text)
+        limit = 20e3 if "heldout" in name else 400e3
+        assert 0.9 * limit < len(text) <= limit, name
+        lines[name] = [line for line in text.decode().split("\n") if len(line.strip()) >= 40]
+    for kind in ["prose", "code"]:
+        train, held_out = set(lines[kind]), lines[f"{kind}-heldout"]
+        assert len([line for line in held_out if line in train]) < 0.2 * len(held_out)
+    assert "def " in files["code.txt"].decode() and "def " in files["code-heldout.txt"].decode()
+
+    rows = [line.split("|")[1:-1] for line in files["sources.md"].decode().splitlines()[2:]]
+    assert {row[0].strip() for row in rows} > {"python", "transformers", "torch"}
+    assert not any(word in row[2] for row in rows for word in ["GPL", "MPL"])
+    for kind, column in ("prose", 3), ("code", 4):
+        total = sum(int(row[column]) for row in rows)
+        assert total == sizes[kind] + sizes[f"{kind}-heldout"]
+
+    # What was written once is left out of what is written next.
+    known = [tmp_path / "a" / f"{kind}.txt" for kind in ("prose", "code")]
+    other = collect_text(tmp_path / "c", "--without", *known)
+    train = set(lines["prose"])
+    again = [line for line in other["prose.txt"].decode().split("\n") if line in train]
+    assert len(again) < 0.2 * len(train)
+
+
 def begin(config, tokenizer, rows, folder, *options):
     """Writes the config, trains a step, and returns the folder of the model that it began with."""
     folder.mkdir(exist_ok=True)
