@@ -24,7 +24,9 @@ function(loza_torch_of_wheel python)
   if(kept)
     set(kept "-Wl,--no-as-needed,${kept},--as-needed,--unresolved-symbols=ignore-in-shared-libs")
   endif()
-  target_link_libraries(torch INTERFACE ${kept}
+  # libtorch.so of some wheels carries a part of std::filesystem that does not work: the C++
+  # library's own comes first.
+  target_link_libraries(torch INTERFACE stdc++ ${kept}
     ${folder}/lib/libtorch.so ${folder}/lib/libtorch_cpu.so ${folder}/lib/libc10.so)
   target_link_options(torch INTERFACE -Wl,-rpath,${folder}/lib)
   set(Torch_VERSION ${version} PARENT_SCOPE)

@@ -8,11 +8,13 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "loza/base/error.h"
 #include "loza/base/file.h"
 #include "loza/checkpoint/tensor.h"
 #include "loza/model/plan.h"
+#include "loza/train/prefetch.h"
 #include "loza/train/snapshot.h"
 
 namespace loza {
@@ -54,6 +56,17 @@ DrawDocument draw_by_stage(const FinetuneOptions& options, const Tokenizer& toke
                                     [&](const StageData& s) { return step < s.end; });
     return stage->data.draw(seed, index);
   };
+}
+
+// A GPU would wait for its documents; processors make them no faster in threads of their own than
+// between steps.
+DrawDocument draw_for(at::Device device, const TrainOptions& train, DrawDocument draw) {
+  if (device.is_cpu()) return draw;
+  PrefetchOptions options;
+  options.num_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
+  options.num_ahead = 2 * train.documents_per_step;
+  options.end = train.schedule.num_steps * train.documents_per_step;
+  return prefetched(std::move(draw), options);
 }
 
 // Weights as the file has them, in fp32, for those that the model holds in less.
@@ -127,7 +140,7 @@ FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
   train.schedule.num_steps = num_steps(options.curriculum);
   train.data_name = data_name(options);
   Trainer trainer(
-      model.parameters(), train, draw_by_stage(options, tokenizer),
+      model.parameters(), train, draw_for(model.device(), train, draw_by_stage(options, tokenizer)),
       [&](std::span<const TokenizedDocument> documents) {
         return lm_losses(model, documents, core, options.loss);
       },

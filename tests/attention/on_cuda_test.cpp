@@ -28,8 +28,7 @@ TEST_F(OnCuda, ForwardAndBackward) {
           BlockPattern{128, 1, 2}, BlockPattern::full(16)}) {
       for (const bool has_sink_queries : {false, true}) {
         for (const auto& [qk_size, v_size] : {std::pair{64, 64}, {48, 32}, {192, 128}}) {
-          testing::Call call =
-              testing::random_call(dtype, {5, 700, 0, 333}, 6, 2, qk_size, v_size);
+          testing::Call call = testing::random_call(dtype, {5, 700, 0, 333}, 6, 2, qk_size, v_size);
           call.scale = 0.1;
           if (!has_sink_queries) call.sink_q = at::Tensor();
           EXPECT_EQ(flash::can_attend(call.q.cuda(), call.k.cuda(), call.v.cuda()),
@@ -64,8 +63,8 @@ TEST_F(OnCuda, LeftOutKeys) {
     const at::NoGradGuard no_grad;
     const auto [expected, expected_lse] =
         attend_with_lse(queries, call.k, call.v, all, pattern, 0.1);
-    const auto [out, lse] = attend_with_lse({queries.q.cuda(), queries.sink_q.cuda()},
-                                            kept(call.k), kept(call.v), some, pattern, 0.1);
+    const auto [out, lse] = attend_with_lse({queries.q.cuda(), queries.sink_q.cuda()}, kept(call.k),
+                                            kept(call.v), some, pattern, 0.1);
     EXPECT_LE((out.cpu() - expected).abs().max().item<double>(), 2e-2);
     EXPECT_LE((lse.cpu() - expected_lse).abs().max().item<double>(), 1e-3);
     ++loza::testing::case_count();
@@ -77,8 +76,7 @@ TEST_F(OnCuda, Decode) {
   const std::int64_t page_len = 8, heads = 4, key_heads = 2, size = 64;
   const BlockPattern pattern{16, 1, 2};
   for (const std::int64_t ring_pages : {0, 6}) {
-    const at::Tensor pages =
-        torch::randn({64, page_len, 2 * key_heads * size}).to(at::kBFloat16);
+    const at::Tensor pages = torch::randn({64, page_len, 2 * key_heads * size}).to(at::kBFloat16);
     const at::Tensor on_device = pages.cuda();
     const at::Tensor table = torch::randperm(64, at::kInt).view({2, 32}).contiguous();
     const std::vector<std::int64_t> lengths{ring_pages == 0 ? 250 : 61, 2};

@@ -47,8 +47,7 @@ inline Results run(const Call& call, torch_ops::AttendFn attend, const BlockPatt
     if (!x.defined()) return x;
     return x.detach().to(device, dtype, false, /*copy=*/true).requires_grad_(true);
   };
-  const at::Tensor q = leaf(call.q), sink_q = leaf(call.sink_q), k = leaf(call.k),
-                   v = leaf(call.v);
+  const at::Tensor q = leaf(call.q), sink_q = leaf(call.sink_q), k = leaf(call.k), v = leaf(call.v);
   const at::Tensor out = attend({q, sink_q}, k, v, call.sequences, pattern, call.scale);
   out.backward(call.d_out.to(device, dtype));
   const auto gradient = [](const at::Tensor& x) {

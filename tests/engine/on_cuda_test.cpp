@@ -47,9 +47,8 @@ class EngineOnCuda : public ::testing::TestWithParam<std::string> {
 // Prompts in chunks and two sequences side by side, through pages and rings.
 TEST_P(EngineOnCuda, SaysWhatTheCpuSays) {
   const TinyFolder folder(GetParam(), 3);
-  const Json config =
-      with_plan(folder.config(),
-                AttentionPlan::from_choice({true, false, true, false}, {16, 1, 3}, "test"));
+  const Json config = with_plan(
+      folder.config(), AttentionPlan::from_choice({true, false, true, false}, {16, 1, 3}, "test"));
   folder.set_config(config);
   EXPECT_EQ(generated(folder, at::kCUDA), generated(folder, at::kCPU));
   RopeChange change;

@@ -19,8 +19,8 @@ using testing::TinyFolder;
 // Every second module streams, with a RoPE of its own and the sink before its window.
 void make_zigzag(const TinyFolder& folder) {
   const std::vector<bool> streaming{true, false, true, false};
-  const Json config = with_plan(
-      folder.config(), AttentionPlan::from_choice(streaming, {16, 1, 3}, "every second"));
+  const Json config =
+      with_plan(folder.config(), AttentionPlan::from_choice(streaming, {16, 1, 3}, "every second"));
   RopeChange change;
   change.factor = 4;
   change.of = RopeChange::Of::kFull;
