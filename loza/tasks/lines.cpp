@@ -23,7 +23,6 @@ Document make_lines(const TaskOptions& options, std::int64_t index) {
     facts.push_back(
         {line(name, number), {fmt::format("{}What is in line {}? <", separator, name), number}});
   }
-  mark_scored(facts);
   const auto other_line = [&] { return line(names.next(), numbers.next()); };
   return hide_facts("lines", options, "Below is a record of lines. Remember what is in each.\n\n",
                     facts, other_line, random);

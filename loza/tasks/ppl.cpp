@@ -27,7 +27,9 @@ Document make_window(const char* task, const Haystack* text, const TaskOptions& 
     if (taken == num_pieces) return "";
     return std::string(text->piece(static_cast<std::size_t>((first + taken++) % num_pieces)));
   };
-  Document document = hide_facts(task, options, "", {}, next_piece, random);
+  TaskOptions plain = options;
+  plain.spread_to = 0;
+  Document document = hide_facts(task, plain, "", {}, next_piece, random);
   document.loss_from = std::min(options.ppl_from, options.length / 2);
   return document;
 }

@@ -17,6 +17,37 @@ void append(TokenizedDocument& document, const std::vector<std::int64_t>& ids, b
   document.is_scored.resize(document.ids.size(), is_scored);
 }
 
+// For the tokens that have none yet.
+void append_positions(TokenizedDocument& document, std::int64_t shift) {
+  for (auto t = static_cast<std::int64_t>(document.positions.size()); t < document.length(); ++t) {
+    document.positions.push_back(t + shift);
+  }
+}
+
+// The prompt between its jumps: part 0 stands before the first one.
+std::vector<std::string_view> prompt_parts(const Document& document) {
+  const std::string_view prompt = document.prompt;
+  std::vector<std::string_view> parts;
+  std::size_t begin = 0;
+  for (const PositionJump& jump : document.jumps) {
+    LOZA_CHECK(begin <= jump.prompt_byte && jump.prompt_byte <= prompt.size(), jump.prompt_byte);
+    parts.push_back(prompt.substr(begin, jump.prompt_byte - begin));
+    begin = jump.prompt_byte;
+  }
+  parts.push_back(prompt.substr(begin));
+  return parts;
+}
+
+void append_prompt(TokenizedDocument& result, const Document& document, const EncodeText& encode) {
+  const std::vector<std::string_view> parts = prompt_parts(document);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    append(result, encode(parts[i]), false, false);
+    if (document.jumps.empty()) continue;
+    const std::int64_t shift = i == 0 ? 0 : document.jumps[i - 1].shift;
+    append_positions(result, shift);
+  }
+}
+
 void mark_plain_text(TokenizedDocument& document, std::int64_t loss_from) {
   for (std::int64_t t = std::max<std::int64_t>(loss_from, 1); t < document.length(); ++t) {
     document.is_answer[static_cast<std::size_t>(t)] = 1;
@@ -30,6 +61,10 @@ TokenizedDocument slice(const TokenizedDocument& document, std::int64_t begin, s
   };
   TokenizedDocument window{
       part(document.ids), part(document.is_answer), part(document.is_scored), {}, document.kind};
+  for (std::int64_t t = begin; t < end && !document.positions.empty(); ++t) {
+    const auto at = [&](std::int64_t i) { return document.positions[static_cast<std::size_t>(i)]; };
+    window.positions.push_back(at(t) - at(begin));
+  }
   window.is_answer[0] = window.is_scored[0] = 0;
   return window;
 }
@@ -38,7 +73,7 @@ TokenizedDocument slice(const TokenizedDocument& document, std::int64_t begin, s
 
 TokenizedDocument tokenize_document(const Document& document, const EncodeText& encode) {
   TokenizedDocument result;
-  append(result, encode(document.prompt), false, false);
+  append_prompt(result, document, encode);
   for (const Turn& turn : document.turns) {
     append(result, encode(turn.question), false, false);
     const std::int64_t begin = result.length();
@@ -49,12 +84,14 @@ TokenizedDocument tokenize_document(const Document& document, const EncodeText& 
     }
     result.answers.push_back({begin, result.length(), turn.scored});
   }
+  if (!document.jumps.empty()) append_positions(result, document.jumps.back().shift);
   if (document.turns.empty()) mark_plain_text(result, document.loss_from);
   return result;
 }
 
 std::int64_t count_document(const Document& document, const CountTokens& count_tokens) {
-  std::int64_t len = count_tokens(document.prompt);
+  std::int64_t len = 0;
+  for (const std::string_view part : prompt_parts(document)) len += count_tokens(part);
   for (const Turn& turn : document.turns) {
     len += count_tokens(turn.question) + count_tokens(turn.answer);
   }

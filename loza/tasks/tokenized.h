@@ -24,13 +24,15 @@ struct TokenizedDocument {
   std::vector<std::uint8_t> is_scored;  // [T] 1: of a scored answer, or of a plain text
   std::vector<AnswerSpan> answers;      // one a turn; empty for a plain text
   std::string kind;                     // where it comes from, for reports; may be empty
+  // [T] where each token stands, strictly rising; empty: 0 to T-1.
+  std::vector<std::int64_t> positions = {};
 
   std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
 };
 
 // Encodes prompt, questions and answers one by one and joins the ids, so that an answer's
 // tokens never depend on how the text was cut. The first token of all has nothing to be
-// predicted from and is never marked.
+// predicted from and is never marked. Only a document with jumps gets positions.
 // Throws Error(kBadInput) when an answer has no tokens or nothing before it.
 TokenizedDocument tokenize_document(const Document& document, const EncodeText& encode);
 

@@ -1,10 +1,10 @@
 #include "loza/tasks/words.h"
 
-#include <array>
-
 #include <fmt/format.h>
 
-#include "loza/base/error.h"
+#include <array>
+
+#include "loza/base/check.h"
 
 namespace loza {
 namespace {
@@ -79,25 +79,53 @@ constexpr std::array<const char*, 256> kNouns = {
     "walnut",  "whale",  "wheel",    "window",  "winter",  "wizard",   "wolf",    "yacht",
 };
 
-constexpr auto kNumNames = static_cast<std::int64_t>(kAdjectives.size() * kNouns.size());
+constexpr auto kNumNames = std::int64_t{kAdjectives.size() * kNouns.size()};
 
 }  // namespace
 
+const char* random_adjective(Random& random) {
+  return kAdjectives[static_cast<std::size_t>(random.below(kAdjectives.size()))];
+}
+
+const char* random_noun(Random& random) {
+  return kNouns[static_cast<std::size_t>(random.below(kNouns.size()))];
+}
+
+std::string random_uuid(Random& random) {
+  const std::uint64_t high = random.next(), low = random.next();
+  return fmt::format("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xFFFF,
+                     high & 0xFFF, 0x8000 | ((low >> 48) & 0x3FFF), low & 0xFFFFFFFFFFFFull);
+}
+
 std::string UniqueNames::next() {
-  if (static_cast<std::int64_t>(used_.size()) == kNumNames) {
-    throw_usage("length of a generated document",
-                fmt::format("one for which {} different names are enough", kNumNames),
-                "a longer one", "choose a smaller length");
-  }
-  std::int64_t i = random_.below(kNumNames);
-  while (!used_.insert(i).second) i = random_.below(kNumNames);
-  const auto idx = static_cast<std::size_t>(i);
-  return fmt::format("{}-{}", kAdjectives[idx / kNouns.size()], kNouns[idx % kNouns.size()]);
+  const bool two_words = static_cast<std::int64_t>(used_.size()) < kNumNames;
+  const std::int64_t first = two_words ? 0 : kNumNames;
+  const std::int64_t num = two_words ? kNumNames : kNumNames * kAdjectives.size();
+  LOZA_CHECK(static_cast<std::int64_t>(used_.size()) < num, used_.size());
+  std::int64_t i = first + random_.below(num);
+  while (!used_.insert(i).second) i = first + random_.below(num);
+  const auto idx = static_cast<std::size_t>(i % kNumNames);
+  const std::string name =
+      fmt::format("{}-{}", kAdjectives[idx / kNouns.size()], kNouns[idx % kNouns.size()]);
+  if (two_words) return name;
+  return fmt::format("{}-{}", kAdjectives[static_cast<std::size_t>(i / kNumNames) - 1], name);
+}
+
+std::string UniqueLetters::next() {
+  std::string letters;
+  do {
+    letters.clear();
+    for (int i = 0; i < num_letters_; ++i) {
+      letters += static_cast<char>(first_letter_ + random_.below(26));
+    }
+  } while (!used_.insert(letters).second);
+  return letters;
 }
 
 std::string UniqueNumbers::next() {
   std::int64_t low = 1;
   for (int i = 1; i < num_digits_; ++i) low *= 10;
+  if (10 * static_cast<std::int64_t>(used_.size()) >= 9 * 9 * low) used_.clear();
   std::int64_t number = low + random_.below(9 * low);
   while (!used_.insert(number).second) number = low + random_.below(9 * low);
   return fmt::format("{}", number);
