@@ -92,8 +92,9 @@ std::string describe_criteria() {
 
 void add_data_options(CLI::App& command, CalibrateCommand& options) {
   command.add_option("--data", options.data.sources,
-                     "Documents with answers, comma separated: generated tasks (lines, niah, "
-                     "noise) and files (JSONL rows or text); default: the tasks");
+                     "Documents with answers, comma separated: generated tasks (see loza "
+                     "eval --help) and files (JSONL rows or text); default: lines, noise and, "
+                     "where there is a text, niah");
   command.add_option("--length", options.length,
                      "Tokens of a generated document, as in 700 or 2k; default: 2.75 times what "
                      "a streaming module sees whole");

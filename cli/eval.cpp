@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/data_options.h"
 #include "cli/model_options.h"
 #include "cli/named_plans.h"
 #include "cli/pattern_options.h"
@@ -29,14 +30,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kCachedProse = ".cache/text/prose.txt";
+constexpr const char* kCachedCode = ".cache/text/code.txt";
+
 struct EvalOptions {
   std::vector<fs::path> models;
   std::vector<std::string> tasks = {"lines", "niah", "noise", "ppl"};
   std::vector<std::string> lengths = {"1k", "2k", "4k"};
-  std::int64_t num_documents = 4, num_questions = 8;
+  std::int64_t num_documents = 4;
   std::uint64_t seed = 0;
-  fs::path prose = ".cache/text/prose.txt", code = ".cache/text/code.txt";
-  fs::path data;  // a user's rows instead of tasks
+  DataOptions documents;  // questions and texts of the generated ones
+  fs::path data;          // a user's rows instead of tasks
   std::vector<std::string> plans;
   std::vector<fs::path> gates;
   PlanOptions plan;
@@ -49,23 +53,23 @@ std::string folder_name(const fs::path& folder) {
   return fs::absolute(folder).lexically_normal().filename().string();
 }
 
-// A text that is there, or nothing where only the default names it.
-std::optional<Haystack> open_haystack(const fs::path& path, bool was_asked_for) {
-  if (path.empty() || (!was_asked_for && !fs::exists(path))) return {};
-  return Haystack::from_file(path);
+// The text that was asked for, else the one of scripts/setup, if it is there.
+std::optional<Haystack> open_haystack(const fs::path& path, const char* cached) {
+  if (!path.empty()) return Haystack::from_file(path);
+  if (!fs::exists(cached)) return {};
+  return Haystack::from_file(cached);
 }
 
-std::vector<EvalCase> generated_cases(const EvalOptions& options, const CLI::App& command,
-                                      const Tokenizer& tokenizer) {
-  const auto prose = open_haystack(options.prose, command.count("--prose") > 0);
-  const auto code = open_haystack(options.code, command.count("--code") > 0);
+std::vector<EvalCase> generated_cases(const EvalOptions& options, const Tokenizer& tokenizer) {
+  const auto prose = open_haystack(options.documents.prose, kCachedProse);
+  const auto code = open_haystack(options.documents.code, kCachedCode);
   CaseOptions case_options;
   case_options.tasks = options.tasks;
   for (const std::string& text : options.lengths) {
     case_options.lengths.push_back(parse_length(text));
   }
   case_options.num_documents = options.num_documents;
-  case_options.num_questions = options.num_questions;
+  case_options.num_questions = options.documents.num_questions;
   case_options.seed = options.seed;
   case_options.prose = prose ? &*prose : nullptr;
   case_options.code = code ? &*code : nullptr;
@@ -111,6 +115,19 @@ void make_names_unique(std::vector<SubjectScores>& subjects) {
   }
 }
 
+// A line a task: its name, its suffix, what it asks.
+std::string task_list() {
+  std::string text;
+  for (const TaskInfo& task : tasks()) {
+    const std::string range =
+        task.suffix == nullptr
+            ? ""
+            : fmt::format(" ({} {} to {})", task.suffix->name, task.suffix->min, task.suffix->max);
+    text += fmt::format("  {:<16} {}{}\n", task.name, task.description, range);
+  }
+  return text;
+}
+
 // What a script asks of its own rows: the first subject's numbers in front.
 Json rows_json(const EvalReport& report, const std::vector<EvalCase>& cases) {
   const std::string& first = report.subjects[0].name;
@@ -139,7 +156,7 @@ void print_report(const EvalOptions& options, const EvalReport& report,
   fmt::print("{}\n", out.dump());
 }
 
-void eval(const EvalOptions& options, const CLI::App& command) {
+void eval(const EvalOptions& options) {
   std::vector<EvalCase> cases;
   std::vector<SubjectScores> subjects;
   for (const fs::path& folder : options.models) {
@@ -147,8 +164,7 @@ void eval(const EvalOptions& options, const CLI::App& command) {
     const Tokenizer tokenizer = Tokenizer::from_folder(folder);
     const Transformer model = load_model(checkpoint, options.placement);
     if (cases.empty()) {
-      cases = options.data.empty() ? generated_cases(options, command, tokenizer)
-                                   : load_cases(options.data);
+      cases = options.data.empty() ? generated_cases(options, tokenizer) : load_cases(options.data);
     }
     const std::vector<NamedPlan> plans = make_plans(options, model, checkpoint);
     const std::string name = folder_name(folder);
@@ -173,7 +189,7 @@ void add_eval(CLI::App& app) {
       "eval",
       "Ask models questions with known answers and score them, teacher-forced: exact match of "
       "each answer and the NLL of its tokens, with 95 % intervals, models and plans side by side "
-      "on the same documents. Tasks: lines, niah, noise, ppl, ppl-code; or your own rows");
+      "on the same documents. Tasks are listed below; or your own rows");
   command->add_option("models", options->models, "Model folders")->required();
   command->add_option("--tasks", options->tasks, "Generated tasks")
       ->delimiter(',')
@@ -184,13 +200,8 @@ void add_eval(CLI::App& app) {
   command->add_option("--documents", options->num_documents, "Of each task and length")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
-  command
-      ->add_option("--questions", options->num_questions,
-                   "Of a document; the first one shows the form and is not scored")
-      ->capture_default_str();
   command->add_option("--seed", options->seed, "Of the documents")->capture_default_str();
-  command->add_option("--prose", options->prose, "Text for niah and ppl")->capture_default_str();
-  command->add_option("--code", options->code, "Text for niah and ppl-code")->capture_default_str();
+  add_document_options(*command, options->documents);
   command->add_option("--data", options->data,
                       "Score these rows instead: JSONL of {\"text\"}, {\"prompt\", \"answer\"} or "
                       "{\"prompt\", \"turns\"}, or a plain text");
@@ -213,9 +224,12 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 24));
   add_model_options(*command, options->placement);
   command->add_flag("--json", options->json, "Print one JSON object");
-  command->footer(
-      "Example: loza eval smollm2 smollm2-zigzag --tasks niah,noise,ppl --lengths 2k,4k");
-  command->callback([options, command] { eval(*options, *command); });
+  command->footer(fmt::format(
+      "Tasks:\n{}\nA number behind a task's name chooses its wording or its hops, as in niah:2 or "
+      "vt:1.\nWithout --prose and --code, {} and {} are read where they are there.\n\n"
+      "Example: loza eval smollm2 smollm2-zigzag --tasks niah,niah:1,vt,ppl --lengths 2k,4k",
+      task_list(), kCachedProse, kCachedCode));
+  command->callback([options] { eval(*options); });
 }
 
 }  // namespace loza::cli

@@ -224,7 +224,7 @@ void settle_folders(TrainCommand& command) {
 
 void add_data_options(CLI::App& app, TrainCommand& command) {
   app.add_option("--data", command.data,
-                 "What is mixed, comma separated: generated tasks (lines, niah, noise) and files "
+                 "What is mixed, comma separated: generated tasks (see loza eval --help) and files "
                  "(JSONL rows or text); NAME*3 comes three times as often")
       ->capture_default_str();
   app.add_option("--length", command.lengths,

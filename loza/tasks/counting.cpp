@@ -81,17 +81,17 @@ void add_times(std::vector<std::string>& sentences, const std::string& word, std
 
 }  // namespace
 
-// Ten words come 30 times each, all others at most 3 times.
+// Ten words come 30 times each, all others at most 3 times; 10 times and once where the ten would
+// take up more than half of the document.
 Document make_cwe(const TaskOptions& options, std::int64_t index) {
   constexpr std::int64_t kNumCommon = 10;
-  const bool is_short = options.length < 4096;  // no room for that: 10 times and once
   Random random = document_random("cwe", options.seed, index);
   UniqueNames names(random);
   std::vector<std::string> sentences, common;
-  for (std::int64_t i = 0; i < kNumCommon; ++i) {
-    common.push_back(names.next());
-    add_times(sentences, common.back() + "\n", is_short ? 10 : 30);
-  }
+  for (std::int64_t i = 0; i < kNumCommon; ++i) common.push_back(names.next());
+  const std::int64_t list_len = options.count_tokens(fmt::format("{}\n", fmt::join(common, "\n")));
+  const bool is_short = 30 * list_len > options.length / 2;
+  for (const std::string& word : common) add_times(sentences, word + "\n", is_short ? 10 : 30);
   std::sort(common.begin(), common.end());
   MixedWords others(names, is_short ? 1 : 3, random);
   const auto hidden = scatter(std::move(sentences), 1, random);

@@ -142,10 +142,10 @@ Document hide(std::string_view task, const TaskOptions& options, const std::stri
   document.turns = std::move(turns);
   const std::int64_t least_len = fixed_len(opening, hidden, document, count);
   if (least_len > options.length) {
-    throw_usage(
-        fmt::format("task '{}': length", task),
-        fmt::format("at least {} tokens for {} questions", least_len, document.turns.size()),
-        fmt::format("{}", options.length), "choose a larger length");
+    throw_usage(fmt::format("task '{}': length", task),
+                fmt::format("at least {} tokens for {} question{}", least_len,
+                            document.turns.size(), document.turns.size() == 1 ? "" : "s"),
+                fmt::format("{}", options.length), "choose a larger length");
   }
 
   Filler filler;

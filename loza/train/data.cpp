@@ -68,7 +68,7 @@ Random keyed_random(std::uint64_t seed, std::uint64_t key) {
 
 // One name of DataOptions::sources.
 struct Data::Source {
-  std::string kind;                // the task's name, or the file's without its ending
+  std::string kind;                // the task's name and suffix, or the file's without its ending
   std::int64_t num_shares = 1;     // documents in a round
   const TaskInfo* task = nullptr;  // a generated task, or:
   std::vector<TokenizedDocument> documents;
@@ -121,6 +121,7 @@ void Data::Source::prepare_task(const DataOptions& options) {
   if (!options.code.empty()) code = Haystack::from_file(options.code);
   task_options.length = options.length;
   task_options.num_questions = options.num_questions;
+  task_options.spread_to = options.spread_to;
   task_options.prose = prose ? &*prose : nullptr;
   task_options.code = code ? &*code : nullptr;
   task_options.count_tokens = [this](std::string_view text) {
@@ -132,7 +133,7 @@ TokenizedDocument Data::Source::draw(std::uint64_t seed, std::int64_t index) con
   if (task != nullptr) {
     TaskOptions seeded = task_options;
     seeded.seed = seed ^ kDataSalt;
-    return tokenize_document(make_document(task->name, seeded, index), encode);
+    return tokenize_document(make_document(kind, seeded, index), encode);
   }
   const auto n = static_cast<std::int64_t>(documents.size());
   const auto epoch = static_cast<std::uint64_t>(index / n);
@@ -174,6 +175,7 @@ void hash_document(Sha256& hash, const TokenizedDocument& document) {
   hash.update(std::as_bytes(std::span(&length, 1)));
   hash.update(std::as_bytes(std::span(document.ids)));
   hash.update(std::as_bytes(std::span(document.is_answer)));
+  hash.update(std::as_bytes(std::span(document.positions)));
 }
 
 }  // namespace loza

@@ -18,12 +18,13 @@ namespace loza {
 using DrawDocument = std::function<TokenizedDocument(std::uint64_t seed, std::int64_t index)>;
 
 struct DataOptions {
-  // What is mixed, comma separated: names of generated tasks ("lines", "niah", "noise", ...)
+  // What is mixed, comma separated: names of generated tasks ("lines", "niah", "niah:1", ...)
   // and files (a path with a '.' or '/'): rows of JSONL, or plain text. "NAME*3" comes three
   // times as often.
   std::string sources;
   std::int64_t length = 2048;         // tokens of a generated document
   std::int64_t num_questions = 8;     // of a generated document
+  std::int64_t spread_to = 0;         // positions that one spans (TaskOptions); 0: its tokens
   std::filesystem::path prose, code;  // haystacks of the tasks that need one; may be empty
 };
 
@@ -54,7 +55,8 @@ class Data {
   std::vector<Share> shares_;  // of a round
 };
 
-// Adds a document (its ids and answer marks) to a hash of what a run has seen.
+// Adds a document (its ids, its answer marks, and its positions where it has any) to a hash of
+// what a run has seen.
 void hash_document(Sha256& hash, const TokenizedDocument& document);
 
 }  // namespace loza

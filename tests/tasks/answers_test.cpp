@@ -403,6 +403,9 @@ TEST_F(Answers, EveryLengthFromTheSmallestWorks) {
     }
     EXPECT_TRUE(worked) << task;
   }
+  for (std::int64_t length = 900; length < 4000; length += 25) {
+    EXPECT_EQ(usage_error("cwe", few_questions(length)), "no error") << length;
+  }
 }
 
 }  // namespace

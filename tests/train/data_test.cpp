@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "loza/base/error.h"
+#include "loza/base/hash.h"
 #include "tests/support/temp_folder.h"
 #include "tests/train/byte_tokenizer.h"
 
@@ -110,6 +112,37 @@ TEST_F(DataTest, DiffersFromAnEvaluationWithTheSameSeed) {
             make_document("noise", options, 0).prompt.substr(0, 1000));
 }
 
+TEST_F(DataTest, TaskNamesMayHaveASuffix) {
+  const Data data = open("vt:1,noise:2*2");
+  std::map<std::string, int> kinds;
+  for (std::int64_t i = 0; i < 6; ++i) {
+    const TokenizedDocument document = data.draw(0, i);
+    ++kinds[document.kind];
+    if (document.kind != "noise:2") continue;
+    EXPECT_NE(text_of(document).find("Registrar's note: "), std::string::npos);
+  }
+  EXPECT_EQ(kinds, (std::map<std::string, int>{{"vt:1", 2}, {"noise:2", 4}}));
+}
+
+TEST_F(DataTest, SpreadDocumentsHavePositionsThatCount) {
+  const auto hash_of = [](const TokenizedDocument& document) {
+    Sha256 hash;
+    hash_document(hash, document);
+    return hash.hex_digest();
+  };
+  DataOptions options{.sources = "lines", .num_questions = 3, .prose = {}, .code = {}};
+  const TokenizedDocument plain = Data(options, tokenizer_).draw(0, 0);
+  options.spread_to = 100'000;
+  TokenizedDocument spread = Data(options, tokenizer_).draw(0, 0);
+  EXPECT_TRUE(plain.positions.empty());
+  EXPECT_EQ(plain.ids, spread.ids);
+  EXPECT_GT(spread.positions.back(), 50'000);
+  const std::string hash = hash_of(spread);
+  EXPECT_NE(hash, hash_of(plain));
+  ++spread.positions.back();
+  EXPECT_NE(hash, hash_of(spread));
+}
+
 TEST_F(DataTest, NamesWhatIsWrong) {
   const auto code_of = [&](const std::string& sources, std::int64_t length = 100) {
     try {
@@ -123,6 +156,8 @@ TEST_F(DataTest, NamesWhatIsWrong) {
   EXPECT_EQ(code_of(""), ExitCode::kUsage);
   EXPECT_EQ(code_of("lines,"), ExitCode::kUsage);
   EXPECT_EQ(code_of("noise", 1), ExitCode::kUsage);
+  EXPECT_EQ(code_of("noise:9", 2000), ExitCode::kUsage);
+  EXPECT_EQ(code_of("lines:1", 2000), ExitCode::kUsage);
   EXPECT_EQ(code_of("niah", 1000), ExitCode::kUsage);  // no text to hide in
   EXPECT_EQ(code_of((folder_ / "absent.jsonl").string()), ExitCode::kBadInput);
   folder_.write("empty.jsonl", "");
