@@ -243,7 +243,9 @@ TEST_F(Answers, OfFrequentWordsAreTheThreeMostFrequentInOrder) {
   std::vector<Document> all = documents("fwe");
   while (usage_error("fwe", o) != "no error") ++o.length;
   EXPECT_LT(o.length, 400);
-  all.push_back(make_document("fwe", o, 0));  // the shortest one
+  for (std::int64_t index = 0; index < 200; ++index) {  // short ones, where chance could win
+    all.push_back(make_document("fwe", o, index));
+  }
   for (const Document& document : all) {
     Strings words;
     const std::string text = document.prompt.substr(document.prompt.find("\n\n") + 2);
@@ -251,7 +253,7 @@ TEST_F(Answers, OfFrequentWordsAreTheThreeMostFrequentInOrder) {
       words.push_back(match[0]);
     }
     const auto counts = frequencies(words);
-    ASSERT_GT(counts.size(), 4u);
+    ASSERT_GT(counts.size(), 3u);
     for (std::size_t i = 0; i < 3; ++i) EXPECT_GT(counts[i].second, counts[i + 1].second);
     EXPECT_EQ(document.turns.at(0).answer,
               joined({counts[0].first, counts[1].first, counts[2].first}));
