@@ -40,7 +40,7 @@ struct TrainCommand {
   fs::path model, target;
   fs::path init, tokenizer;  // in place of `model`
   FinetuneOptions finetune;
-  std::string lengths = "2k", data = "lines,noise";
+  std::string lengths = "2k", data = "lines,noise", spread_to = "0";
   std::int64_t num_steps = 100;
   double lr = 1e-4, final_ratio = 0.1, warmup_share = 0.05;
   bool json = false;
@@ -74,6 +74,7 @@ std::vector<LengthStage> parse_curriculum(const std::string& text, std::int64_t 
 FinetuneOptions finetune_options(const TrainCommand& command) {
   FinetuneOptions options = command.finetune;
   options.data.sources = command.data;
+  if (command.spread_to != "0") options.data.spread_to = parse_length(command.spread_to);
   options.curriculum = parse_curriculum(command.lengths, command.num_steps);
   const std::int64_t num_steps = loza::num_steps(options.curriculum);
   Schedule& schedule = options.train.schedule;
@@ -232,6 +233,10 @@ void add_data_options(CLI::App& app, TrainCommand& command) {
                  "LENGTH:STEPS,LENGTH:STEPS")
       ->capture_default_str();
   add_document_options(app, command.finetune.data);
+  app.add_option("--spread-to", command.spread_to,
+                 "Positions that a generated document spans, jumping at its haystack, as in 1m; "
+                 "0: as many as it has tokens")
+      ->capture_default_str();
   app.add_option("--seed", command.finetune.train.seed, "Of the documents and of --init's weights")
       ->capture_default_str();
 }

@@ -18,6 +18,8 @@ namespace {
 // Keys and values that are gathered at one time.
 constexpr std::int64_t kMaxGatheredBytes = std::int64_t{1} << 29;
 constexpr std::int64_t kMaxHeadSize = 256, kHeadSizeUnit = 8;
+// From here on cuDNN's kernels take a sequence that is alone and sees everything.
+constexpr std::int64_t kMinCudnnLen = 8192, kMaxCudnnHeadSize = 128;
 
 // Rows of one kernel call: piece i of the queries meets piece i of the keys. In a causal part the
 // last query of a piece sees its last key.
@@ -123,10 +125,19 @@ Part sink_part(const Sequences& sequences, const BlockPattern& pattern) {
   return part;
 }
 
+bool sees_all(const Sequences& sequences, const BlockPattern& pattern) {
+  if (pattern.is_full()) return true;
+  for (std::size_t b = 0; b < static_cast<std::size_t>(sequences.size()); ++b) {
+    const Rows rows(sequences, b);
+    if (rows.skipped != 0 || rows.end_pos() > pattern.exact_len()) return false;
+  }
+  return true;
+}
+
 // Every query row is in one part that is not by_sink_query; one of those may follow.
 std::vector<Part> parts_of(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                            const Sequences& sequences, const BlockPattern& pattern) {
-  if (pattern.is_full()) return {full_part(sequences)};
+  if (sees_all(sequences, pattern)) return {full_part(sequences)};
   const std::int64_t key_bytes = k.size(1) * (k.size(2) + v.size(2)) * k.element_size();
   std::vector<Part> parts = window_parts(sequences, pattern, queries.sink_q.defined(),
                                          std::max<std::int64_t>(1, kMaxGatheredBytes / key_bytes));
@@ -304,6 +315,35 @@ class FlashAttend : public torch::autograd::Function<FlashAttend> {
   }
 };
 
+bool is_long_and_full(const Sequences& sequences, const BlockPattern& pattern) {
+  const std::int64_t len = sequences.q_offsets.back();
+  return sequences.size() == 1 && len >= kMinCudnnLen && sequences.k_offsets.back() == len &&
+         sees_all(sequences, pattern);
+}
+
+// One long sequence by cuDNN's kernels, which are faster than flash attention's on Hopper.
+// Differentiable by torch itself.
+at::Tensor attend_by_cudnn(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           double scale) {
+  const std::int64_t size = std::max(k.size(2), v.size(2)), group = q.size(1) / k.size(1);
+  // [1, H, T, size], with the key heads repeated for the heads that share them
+  const auto heads_first = [&](const at::Tensor& heads, std::int64_t repeats) {
+    const at::Tensor whole = padded(heads, size);
+    return (repeats == 1 ? whole : at::repeat_interleave(whole, repeats, 1))
+        .transpose(0, 1)
+        .unsqueeze(0);
+  };
+  const bool needs_lse = at::GradMode::is_enabled();
+  const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
+      heads_first(q, 1), heads_first(k, group), heads_first(v, group), /*attn_bias=*/{}, needs_lse,
+      /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale));
+  return out.squeeze(0).transpose(0, 1).narrow(2, 0, v.size(2));
+}
+
+bool cudnn_fits(const at::Tensor& k, const at::Tensor& v) {
+  return std::max(k.size(2), v.size(2)) <= kMaxCudnnHeadSize;
+}
+
 }  // namespace
 
 bool can_attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -316,6 +356,9 @@ bool can_attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
 
 at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const Sequences& sequences, const BlockPattern& pattern, double scale) {
+  if (is_long_and_full(sequences, pattern) && cudnn_fits(k, v)) {
+    return attend_by_cudnn(queries.q, k, v, scale);
+  }
   if (!at::GradMode::is_enabled()) {
     return forward(queries, k, v, sequences, pattern, scale).first;
   }

@@ -37,6 +37,20 @@ void append_targets(const TokenizedDocument& document, std::int64_t document_idx
   targets.weights.resize(targets.rows.size(), static_cast<float>(weight / count));
 }
 
+// Where a spread document's tokens stand; streaming modules with a RoPE of their own rotate by their
+// places in the document.
+void set_positions(std::span<const TokenizedDocument> documents, ForwardBatch& batch) {
+  batch.places = batch.positions.clone();
+  std::int64_t first_row = 0;
+  for (const TokenizedDocument& document : documents) {
+    if (!document.positions.empty()) {
+      batch.positions.narrow(0, first_row, document.length())
+          .copy_(torch::tensor(document.positions, at::kLong));
+    }
+    first_row += document.length();
+  }
+}
+
 }  // namespace
 
 at::Tensor token_nll(const Transformer& model, const at::Tensor& hidden,
@@ -66,7 +80,9 @@ at::Tensor lm_losses(const Transformer& model, std::span<const TokenizedDocument
     sequences.push_back(documents[i].ids);
     first_row += documents[i].length();
   }
-  ForwardBatch batch = ForwardBatch::packed(sequences, core).on(model.device());
+  ForwardBatch batch = ForwardBatch::packed(sequences, core);
+  set_positions(documents, batch);
+  batch = batch.on(model.device());
   batch.recompute = options.recompute;
 
   const auto on_device = [&](const auto& values) {

@@ -44,6 +44,18 @@ TEST_F(OnCuda, ForwardAndBackward) {
   }
 }
 
+// Long enough for another library's kernels.
+TEST_F(OnCuda, OneLongSequence) {
+  for (const BlockPattern& pattern : {BlockPattern::full(), BlockPattern{128, 1, 100}}) {
+    testing::Call call = testing::random_call(at::kBFloat16, {9000}, 6, 2, 64, 48);
+    call.scale = 0.1;
+    const testing::Results on_cuda = testing::run(call, attend, pattern, at::kBFloat16, at::kCUDA);
+    testing::expect_close(on_cuda, testing::run(call, attend, pattern, at::kBFloat16, at::kCPU),
+                          3e-2);
+    ++loza::testing::case_count();
+  }
+}
+
 // What a chunk of a prompt sees: the sink and a recent stretch are there, the rest is not.
 TEST_F(OnCuda, LeftOutKeys) {
   const BlockPattern pattern{16, 1, 2};
