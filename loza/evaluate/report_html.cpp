@@ -16,14 +16,8 @@ namespace {
 using Gates = DemoReport::Gates;
 using Speed = DemoReport::Speed;
 
-// Colours are chosen for contrast on their own background: text at least 4.5:1, bars 3:1.
+// Beside chart_style(), whose colours it uses.
 constexpr std::string_view kStyle = R"(
-:root { color-scheme: light dark; --bg: #ffffff; --panel: #f6f7f9; --ink: #1b1f24;
-  --soft: #57606a; --grid: #dde1e6; --dense: #4b5563; --zigzag: #0969da; --other: #b35900;
-  --grey: #aab3bd; --yes: #1a7f37; --no: #b42318; }
-@media (prefers-color-scheme: dark) { :root { --bg: #14171c; --panel: #1d2127; --ink: #e6e9ed;
-  --soft: #a3adb8; --grid: #343b44; --dense: #b8c1cc; --zigzag: #58a6ff; --other: #f0a04b;
-  --grey: #667080; --yes: #4ac26b; --no: #ff7b72; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 32px 24px 64px; max-width: 1180px; background: var(--bg);
   color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -43,20 +37,6 @@ p { margin: 6px 0; max-width: 78ch; }
 @media (max-width: 860px) { .pair { grid-template-columns: minmax(0, 1fr); } }
 figure { margin: 0; background: var(--panel); border-radius: 10px; padding: 14px 16px; }
 figcaption { font-size: 13px; margin-top: 4px; }
-svg { display: block; width: 100%; height: auto; }
-svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--soft); }
-svg .name, svg .value { fill: var(--ink); }
-svg .value { font-variant-numeric: tabular-nums; font-weight: 600; }
-svg .grid { stroke: var(--grid); stroke-width: 1; }
-svg .axis { stroke: var(--soft); stroke-width: 1; }
-svg .whisker { stroke: var(--ink); stroke-width: 1.4; }
-svg .rim { stroke: var(--panel); stroke-width: 4; stroke-opacity: 0.75; }
-svg .dot { fill: var(--ink); stroke: var(--panel); stroke-width: 1; }
-svg .line { fill: none; stroke-width: 2.5; }
-svg .fill.dense { fill: var(--dense); } svg .line.dense { stroke: var(--dense); }
-svg .fill.zigzag { fill: var(--zigzag); } svg .line.zigzag { stroke: var(--zigzag); }
-svg .fill.other { fill: var(--other); } svg .line.other { stroke: var(--other); }
-svg .fill.grey { fill: var(--grey); } svg .line.grey { stroke: var(--grey); }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 12px; }
 .key.dense { background: var(--dense); } .key.zigzag { background: var(--zigzag); }
 .key.other { background: var(--other); } .key.grey { background: var(--grey); }
@@ -368,7 +348,13 @@ std::string speed_figure(const DemoReport& report, const std::string& title,
   std::sort(ticks.begin(), ticks.end());
   ticks.erase(std::unique(ticks.begin(), ticks.end()), ticks.end());
   for (Line& line : lines) std::sort(line.points.begin(), line.points.end());
-  return figure(title, line_chart(title + " by length", lines, ticks, "tokens", y_title));
+  return figure(title, line_chart({.label = title + " by length",
+                                   .lines = std::move(lines),
+                                   .x_title = "tokens",
+                                   .y_title = y_title,
+                                   .x_axis = LineChart::XAxis::kLogarithmic,
+                                   .x_ticks = std::move(ticks),
+                                   .has_dots = true}));
 }
 
 std::string speed_section(const DemoReport& report) {
@@ -443,10 +429,11 @@ std::string report_html(const DemoReport& report) {
       "loza: " + escaped(report.model) + " with half of its attention streaming";
   return "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>" +
-         title + "</title>\n<style>" + std::string(kStyle) + "</style></head><body>\n<h1>" + title +
-         "</h1>\n" + tiles(report) + verdict_section(report) + gates_section(report) +
-         quality_section(report) + speed_section(report) + question_section(report) +
-         making_section(report) + "</body></html>\n";
+         title + "</title>\n<style>" + chart_style() + std::string(kStyle) +
+         "</style></head><body>\n<h1>" + title + "</h1>\n" + tiles(report) +
+         verdict_section(report) + gates_section(report) + quality_section(report) +
+         speed_section(report) + question_section(report) + making_section(report) +
+         "</body></html>\n";
 }
 
 }  // namespace loza

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 
@@ -12,8 +13,70 @@
 namespace loza {
 namespace {
 
-// Widths of charts with axes, in SVG units: the page shows them at about this size.
-constexpr double kColumnsWidth = 540, kLinesWidth = 400;
+constexpr double kColumnsWidth = 540;  // SVG units: the page shows it at about this size
+
+struct Colour {
+  std::string_view name, light, dark;
+};
+// Chosen for contrast on their own background: text at least 4.5:1, bars 3:1.
+constexpr std::array<Colour, 17> kColours = {{
+    {"bg", "#ffffff", "#14171c"},
+    {"panel", "#f6f7f9", "#1d2127"},
+    {"ink", "#1b1f24", "#e6e9ed"},
+    {"soft", "#57606a", "#a3adb8"},
+    {"grid", "#dde1e6", "#343b44"},
+    {"yes", "#1a7f37", "#4ac26b"},
+    {"no", "#b42318", "#ff7b72"},
+    {"dense", "#4b5563", "#b8c1cc"},
+    {"zigzag", "#0969da", "#58a6ff"},
+    {"other", "#b35900", "#f0a04b"},
+    {"grey", "#aab3bd", "#667080"},
+    {"series-0", "#0969da", "#58a6ff"},
+    {"series-1", "#b35900", "#f0a04b"},
+    {"series-2", "#1a7f37", "#4ac26b"},
+    {"series-3", "#8250df", "#bc8cff"},
+    {"series-4", "#cf222e", "#ff7b72"},
+    {"series-5", "#57606a", "#a3adb8"},
+}};
+
+constexpr std::string_view kRules = R"(
+svg { display: block; width: 100%; height: auto; }
+svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--soft); }
+svg .name, svg .value { fill: var(--ink); }
+svg .value { font-variant-numeric: tabular-nums; font-weight: 600; }
+svg .grid { stroke: var(--grid); stroke-width: 1; }
+svg .axis { stroke: var(--soft); stroke-width: 1; }
+svg .whisker { stroke: var(--ink); stroke-width: 1.4; }
+svg .rim { stroke: var(--panel); stroke-width: 4; stroke-opacity: 0.75; }
+svg .dot { fill: var(--ink); stroke: var(--panel); stroke-width: 1; }
+svg .line { fill: none; stroke-width: 2.5; }
+)";
+
+bool is_series(const Colour& colour) { return colour.name.starts_with("series-"); }
+
+// Labels of series have their colour; grey words could not be read.
+std::string class_rules() {
+  std::string rules;
+  for (const Colour& colour : kColours) {
+    const std::string_view name = colour.name;
+    const bool is_class = is_series(colour) || name == "dense" || name == "zigzag" ||
+                          name == "other" || name == "grey";
+    if (!is_class) continue;
+    rules += fmt::format(
+        "svg .fill.{0} {{ fill: var(--{0}); }} svg .line.{0} {{ stroke: var(--{0}); }}\n", name);
+    if (is_series(colour))
+      rules += fmt::format("svg .name.ink-{0} {{ fill: var(--{0}); }}\n", name);
+  }
+  return rules;
+}
+
+std::string variables(std::string_view Colour::*value) {
+  std::string out;
+  for (const Colour& colour : kColours) {
+    out += fmt::format(" --{}: {};", colour.name, colour.*value);
+  }
+  return out;
+}
 
 // An axis: values [from, to] drawn over pixels [begin, end], and round values to mark.
 struct Axis {
@@ -45,11 +108,13 @@ std::vector<double> round_ticks(double low, double high) {
 }
 
 std::string number(double value) {
-  if (std::abs(value) >= 1000) {
-    const auto whole = static_cast<std::int64_t>(std::llround(value));
-    return fmt::format("{},{:03}", whole / 1000, std::abs(whole % 1000));
+  if (std::abs(value) < 1000) return fmt::format("{:.4g}", value);
+  std::string digits = fmt::format("{}", std::llround(value));
+  const std::ptrdiff_t first = value < 0 ? 1 : 0;
+  for (auto at = std::ssize(digits) - 3; at > first; at -= 3) {
+    digits.insert(static_cast<std::size_t>(at), 1, ',');
   }
-  return fmt::format("{:.4g}", value);
+  return digits;
 }
 
 std::string text(double x, double y, const char* anchor, std::string_view content,
@@ -106,6 +171,40 @@ std::string frame(const Axis& x, const Axis& y, const std::vector<double>& y_tic
   body += text(x.begin, 12, "start", y_title, "title");
   body += text((x.begin + x.end) / 2, y.begin + 34, "middle", x_title, "title");
   return body;
+}
+
+// Round numbers that cover the lines' places.
+std::vector<std::pair<double, std::string>> round_places(const std::vector<Line>& lines) {
+  double first = INFINITY, last = -INFINITY;
+  for (const Line& line : lines) {
+    if (line.points.empty()) continue;
+    first = std::min(first, line.points.front().first);
+    last = std::max(last, line.points.back().first);
+  }
+  std::vector<std::pair<double, std::string>> places;
+  for (const double tick : first <= last ? round_ticks(first, last) : round_ticks(0, 1)) {
+    places.emplace_back(tick, number(tick));
+  }
+  return places;
+}
+
+std::string path_through(const std::vector<std::pair<double, double>>& pixels,
+                         std::string_view css_class) {
+  std::string path;
+  for (const auto& [px, py] : pixels) {
+    path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : " L", px, py);
+  }
+  return fmt::format(R"(<path d="{}" class="{}"/>)", path, css_class);
+}
+
+// Each says the value of its point.
+std::string dots_at(const std::vector<std::pair<double, double>>& pixels, const Line& line) {
+  std::string dots;
+  for (std::size_t i = 0; i < pixels.size(); ++i) {
+    dots += circle(pixels[i].first, pixels[i].second, 3.5, "fill " + line.css_class,
+                   line.label + ": " + number(line.points[i].second));
+  }
+  return dots;
 }
 
 // Places for labels at the right end of lines, moved apart where they would touch.
@@ -208,41 +307,64 @@ std::string column_chart(const std::string& label, const std::vector<Column>& co
   return svg(label, width, kHeight, body);
 }
 
-std::string line_chart(const std::string& label, const std::vector<Line>& lines,
-                       const std::vector<std::pair<double, std::string>>& x_ticks,
-                       const std::string& x_title, const std::string& y_title) {
-  LOZA_CHECK(!x_ticks.empty());
+std::string line_chart(const LineChart& chart) {
+  const bool is_log = chart.x_axis == LineChart::XAxis::kLogarithmic;
+  LOZA_CHECK(!is_log || !chart.x_ticks.empty());
   double high = 0;
-  for (const Line& line : lines) {
+  for (const Line& line : chart.lines) {
     for (const auto& point : line.points) high = std::max(high, point.second);
   }
-  const std::vector<double> ticks = round_ticks(0, high);
-  constexpr double kHeight = 260, kLabelWidth = 84;
-  const Axis y{0, ticks.back(), kHeight - 44, 24};
-  const double first = std::log2(x_ticks.front().first), last = std::log2(x_ticks.back().first);
-  const Axis x{first, std::max(last, first + 1), 56, kLinesWidth - kLabelWidth};
-  std::string body = frame(x, y, ticks, x_title, y_title);
+  const std::vector<double> y_ticks = round_ticks(0, high);
+  const Axis y{0, y_ticks.back(), chart.height - 44, 24};
+  const std::vector<std::pair<double, std::string>> x_ticks =
+      chart.x_ticks.empty() ? round_places(chart.lines) : chart.x_ticks;
+  const auto along = [is_log](double place) { return is_log ? std::log2(place) : place; };
+  const double first = along(x_ticks.front().first), last = along(x_ticks.back().first);
+  const Axis x{first, std::max(last, first + 1), 56, chart.width - chart.label_width};
+
+  std::string body = frame(x, y, y_ticks, chart.x_title, chart.y_title);
   for (const auto& [place, name] : x_ticks) {
-    body += text(x.at(std::log2(place)), kHeight - 28, "middle", name);
+    body += text(x.at(along(place)), chart.height - 28, "middle", name);
   }
   std::vector<double> label_y;
-  for (const Line& line : lines) {
+  for (const Line& line : chart.lines) {
     label_y.push_back(line.points.empty() ? y.begin : y.at(line.points.back().second));
   }
   label_y = spread_labels(label_y);
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    std::string path, dots;
-    for (const auto& [place, value] : lines[i].points) {
-      const double px = x.at(std::log2(place)), py = y.at(value);
-      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : " L", px, py);
-      dots +=
-          circle(px, py, 3.5, "fill " + lines[i].css_class, lines[i].label + ": " + number(value));
+  for (std::size_t i = 0; i < chart.lines.size(); ++i) {
+    const Line& drawn = chart.lines[i];
+    std::vector<std::pair<double, double>> pixels;
+    for (const auto& [place, value] : drawn.points) {
+      pixels.emplace_back(x.at(along(place)), y.at(value));
     }
-    body += fmt::format(R"(<path d="{}" class="line {}"/>)", path, lines[i].css_class) + dots;
-    body +=
-        text(x.end + 10, label_y[i] + 4, "start", lines[i].label, "name ink-" + lines[i].css_class);
+    body += path_through(pixels, "line " + drawn.css_class);
+    if (chart.has_dots) body += dots_at(pixels, drawn);
+    body += text(x.end + 10, label_y[i] + 4, "start", drawn.label, "name ink-" + drawn.css_class);
   }
-  return svg(label, kLinesWidth, kHeight, body);
+  return svg(chart.label, chart.width, chart.height, body);
+}
+
+std::string chart_style() {
+  return ":root { color-scheme: light dark;" + variables(&Colour::light) +
+         " }\n@media (prefers-color-scheme: dark) { :root {" + variables(&Colour::dark) + " } }" +
+         std::string(kRules) + class_rules();
+}
+
+std::string svg_file(const std::string& chart) {
+  const std::string_view element = "<svg ";
+  LOZA_CHECK(chart.starts_with(element));
+  std::string style = std::string(kRules) + class_rules();
+  for (const Colour& colour : kColours) {
+    const std::string variable = fmt::format("var(--{})", colour.name);
+    for (auto at = style.find(variable); at != style.npos; at = style.find(variable, at)) {
+      style.replace(at, variable.size(), colour.light);
+    }
+  }
+  const std::size_t inside = chart.find('>') + 1;
+  return fmt::format(R"(<svg xmlns="http://www.w3.org/2000/svg" {}<style>{}</style>)"
+                     R"(<rect width="100%" height="100%" fill="#ffffff"/>{})",
+                     chart.substr(element.size(), inside - element.size()), style,
+                     chart.substr(inside));
 }
 
 }  // namespace loza

@@ -5,9 +5,10 @@
 #include <utility>
 #include <vector>
 
-// Charts as inline SVG for a page that brings the style: colours are the page's CSS variables,
-// by class ("dense", "zigzag", "other", "grey"), so that one chart serves light and dark.
-// Every function returns one <svg> element; all text in it is escaped.
+// Charts as inline SVG for a page that brings chart_style(), or made files of their own by
+// svg_file(). Colours are CSS variables by class: "dense", "zigzag", "other" and "grey" for what
+// those mean, "series-0" to "series-5" for any lines, so that one chart serves light and dark.
+// Every chart is one <svg> element; all text in it is escaped.
 namespace loza {
 
 // Text for HTML or SVG content and double-quoted attributes. What is not UTF-8, and control
@@ -36,16 +37,35 @@ struct Column {
 std::string column_chart(const std::string& label, const std::vector<Column>& columns,
                          const std::string& x_title, const std::string& y_title);
 
-// One line; points [x, y] with x rising.
+// One line; points [x, y] with x rising. Its label stands at its end.
 struct Line {
   std::string label;
   std::string css_class;
   std::vector<std::pair<double, double>> points;
 };
-// Lines over a logarithmic x axis with a tick at each of `x_ticks` (place, name), and a y axis
-// from 0. A line's label stands at its end.
-std::string line_chart(const std::string& label, const std::vector<Line>& lines,
-                       const std::vector<std::pair<double, std::string>>& x_ticks,
-                       const std::string& x_title, const std::string& y_title);
+struct LineChart {
+  enum class XAxis { kLinear, kLogarithmic };
+
+  std::string label;  // what a screen reader says
+  std::vector<Line> lines = {};
+  std::string x_title = "", y_title = "";
+  XAxis x_axis = XAxis::kLinear;
+  // Places and names. A logarithmic axis needs them; a linear one has round numbers without.
+  std::vector<std::pair<double, std::string>> x_ticks = {};
+  bool has_dots = false;                               // one at each point, which says its value
+  double width = 400, height = 260, label_width = 84;  // SVG units; labels are at the right
+};
+// The y axis begins at 0.
+std::string line_chart(const LineChart& chart);
+
+constexpr int kNumSeriesClasses = 6;
+
+// The style sheet that charts need, with the variables of their colours, which a page may use:
+// --bg, --panel, --ink, --soft, --grid, --yes, --no and those of the classes.
+std::string chart_style();
+
+// A chart as an SVG file that brings its style: on white, without CSS variables, which not every
+// viewer knows.
+std::string svg_file(const std::string& chart);
 
 }  // namespace loza

@@ -263,9 +263,57 @@ TEST(SvgChart, ShowsEveryValueInsideItsFrame) {
     EXPECT_LE(y, 220);
   }
   // One length alone still has an axis.
-  EXPECT_EQ(markup_error("<!DOCTYPE>" + line_chart("speed", {{"a", "dense", {{1024, 5.0}}}},
-                                                   {{1024, "1k"}}, "tokens", "tokens/s")),
+  EXPECT_EQ(markup_error("<!DOCTYPE>" + line_chart({.label = "speed",
+                                                    .lines = {{"a", "dense", {{1024, 5.0}}}},
+                                                    .x_title = "tokens",
+                                                    .y_title = "tokens/s",
+                                                    .x_axis = LineChart::XAxis::kLogarithmic,
+                                                    .x_ticks = {{1024, "1k"}},
+                                                    .has_dots = true})),
             "");
+}
+
+TEST(SvgChart, LinesStayInsideALinearAxis) {
+  const LineChart chart{.label = "loss",
+                        .lines = {{"a<b", "series-0", {{7, 0.5}, {950, 3.5}, {1234567, 2}}},
+                                  {"none", "series-1", {}}},
+                        .x_title = "step",
+                        .y_title = "nats"};
+  const std::string drawn = line_chart(chart);
+  EXPECT_EQ(markup_error("<!DOCTYPE>" + drawn), "");
+  EXPECT_NE(drawn.find(">1,000,000</text>"), std::string::npos) << drawn;
+  EXPECT_EQ(drawn.find("<circle"), std::string::npos);
+  const std::size_t path = drawn.find("<path d=\"M") + 9;
+  double previous = 0;
+  int points = 0;
+  for (std::size_t at = path; drawn[at] != '"'; ++at) {
+    if (drawn[at] != 'M' && drawn[at] != 'L') continue;
+    std::size_t used = 0;
+    const double x = std::stod(drawn.substr(at + 1), &used);
+    const double y = std::stod(drawn.substr(at + 1 + used));
+    EXPECT_GE(x, std::max(previous, 56.0));
+    EXPECT_LE(x, chart.width - chart.label_width);
+    EXPECT_GE(y, 24);
+    EXPECT_LE(y, chart.height - 44);
+    previous = x;
+    ++points;
+  }
+  EXPECT_EQ(points, 3);
+  EXPECT_EQ(markup_error("<!DOCTYPE>" + line_chart({.label = "nothing"})), "");
+}
+
+TEST(SvgChart, AFileNeedsNoPage) {
+  const std::string chart = line_chart({.label = "l", .lines = {{"a", "series-5", {{0, 1}}}}});
+  const std::string file = svg_file(chart);
+  EXPECT_TRUE(file.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox="));
+  EXPECT_EQ(file.find("var("), std::string::npos);
+  EXPECT_EQ(markup_error("<!DOCTYPE>" + file), "");
+  // The page's variables are those that its rules use.
+  const std::string style = chart_style();
+  for (std::size_t at = style.find("var("); at != style.npos; at = style.find("var(", at + 1)) {
+    const std::string name = style.substr(at + 4, style.find(')', at) - at - 4);
+    EXPECT_NE(style.find(name + ": #"), std::string::npos) << name;
+  }
 }
 
 }  // namespace
