@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -20,6 +19,7 @@
 #include "cli/data_options.h"
 #include "cli/loss_plot.h"
 #include "cli/model_options.h"
+#include "cli/peak_memory.h"
 #include "loza/base/error.h"
 #include "loza/base/file.h"
 #include "loza/base/json.h"
@@ -111,10 +111,12 @@ class StepLog {
   fs::path path_;
 };
 
-double peak_mebibytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
+std::int64_t length_of_step(const std::vector<LengthStage>& curriculum, std::int64_t step) {
+  for (const LengthStage& stage : curriculum) {
+    if (step < stage.num_steps) return stage.length;
+    step -= stage.num_steps;
+  }
+  return curriculum.back().length;
 }
 
 // A tenth of the steps, one at least: so many at either end show what a run has done.
@@ -145,7 +147,8 @@ std::vector<std::string> kinds_of(const std::vector<StepReport>& steps) {
   return names;
 }
 
-void print_report(const FinetuneReport& report, const TrainCommand& command, const fs::path& run) {
+void print_report(const FinetuneReport& report, const TrainCommand& command, const fs::path& run,
+                  const PeakMemory& memory) {
   const std::span steps(report.steps);
   const std::size_t count = std::min(tenth_of(report.steps), steps.size());
   const auto first = steps.first(count), last = steps.last(count);
@@ -156,10 +159,17 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
     for (const std::string& kind : kinds_of(report.steps)) {
       kinds[kind] = {{"first", mean_loss(first, kind)}, {"last", mean_loss(last, kind)}};
     }
-    const Json result = {{"steps", report.steps.size()},       {"first_step", report.first_step},
-                         {"skipped", report.num_skipped},      {"tokens", report.num_tokens},
-                         {"seconds", report.seconds},          {"tokens_per_s", rate},
-                         {"peak_mib", peak_mebibytes()},       {"loss", kinds},
+    Json peaks = Json::object();
+    for (const auto& [length, peak] : memory.by_length()) peaks[fmt::format("{}", length)] = peak;
+    const Json result = {{"steps", report.steps.size()},
+                         {"first_step", report.first_step},
+                         {"skipped", report.num_skipped},
+                         {"tokens", report.num_tokens},
+                         {"seconds", report.seconds},
+                         {"tokens_per_s", rate},
+                         {"peak_mib", memory.whole()},
+                         {"peak_mib_by_length", peaks},
+                         {"loss", kinds},
                          {"log", (run / "log.jsonl").string()}};
     fmt::print("{}\n", result.dump());
     return;
@@ -171,7 +181,12 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
   fmt::print(
       "\n{} steps, {} skipped, {} tokens in {:.0f} s ({:.0f} tokens/s), peak memory {:.0f} MiB\n",
       report.steps.size(), report.num_skipped, report.num_tokens, report.seconds, rate,
-      peak_mebibytes());
+      memory.whole());
+  if (memory.by_length().size() > 1) {
+    for (const auto& [length, peak] : memory.by_length()) {
+      fmt::print("at {} tokens: peak memory {:.0f} MiB\n", length, peak);
+    }
+  }
   fmt::print("model {}, log {}, plot {}\n", command.target.string(), (run / "log.jsonl").string(),
              (run / "loss.svg").string());
 }
@@ -193,12 +208,16 @@ void train_command(const TrainCommand& command) {
   Transformer model = load_model(checkpoint, command.placement);
   fs::create_directories(options.run);
   StepLog log(options.run / "log.jsonl", options.resume);
-  const FinetuneReport report = finetune(model, checkpoint, tokenizer, options, command.target,
-                                         [&](const StepReport& step) { log.append(step); });
+  PeakMemory memory;
+  const FinetuneReport report =
+      finetune(model, checkpoint, tokenizer, options, command.target, [&](const StepReport& step) {
+        log.append(step);
+        memory.note(length_of_step(options.curriculum, step.step));
+      });
   if (!report.steps.empty()) {
     write_file_atomic(options.run / "loss.svg", loss_plot(report.steps));
   }
-  print_report(report, command, options.run);
+  print_report(report, command, options.run, memory);
 }
 
 void add_folders(CLI::App& app, TrainCommand& command) {

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <map>
 #include <string_view>
+#include <vector>
 
 #include "loza/base/error.h"
 #include "loza/base/file.h"
@@ -59,6 +60,18 @@ std::optional<std::int64_t> step_of(const fs::path& folder) {
   return step;
 }
 
+// What killed processes were writing: named as a snapshot, with an ending.
+std::vector<fs::path> abandoned_snapshots(const fs::path& run) {
+  std::vector<fs::path> abandoned;
+  if (!fs::is_directory(run)) return abandoned;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    const fs::path& path = entry.path();
+    const bool is_staged = path.extension().string().starts_with(".part");
+    if (is_staged && step_of(path.stem())) abandoned.push_back(path);
+  }
+  return abandoned;
+}
+
 // A run's snapshots by step.
 std::map<std::int64_t, fs::path> snapshots_of(const fs::path& run) {
   std::map<std::int64_t, fs::path> snapshots;
@@ -104,6 +117,7 @@ std::optional<fs::path> latest_snapshot(const fs::path& run) {
 }
 
 void remove_old_snapshots(const fs::path& run, std::int64_t num_kept) {
+  for (const fs::path& folder : abandoned_snapshots(run)) fs::remove_all(folder);
   const std::map<std::int64_t, fs::path> snapshots = snapshots_of(run);
   auto num_old = static_cast<std::int64_t>(snapshots.size()) - num_kept;
   for (auto it = snapshots.begin(); num_old > 0; ++it, --num_old) fs::remove_all(it->second);

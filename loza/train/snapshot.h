@@ -27,7 +27,8 @@ Snapshot read_snapshot(const std::filesystem::path& folder);
 std::filesystem::path snapshot_folder(const std::filesystem::path& run, std::int64_t step);
 // The one of the highest step; nothing when the run has none.
 std::optional<std::filesystem::path> latest_snapshot(const std::filesystem::path& run);
-// Removes all but the num_kept newest.
+// Removes all but the num_kept newest, and what killed processes left unfinished.
+// REQUIRES: nobody writes a snapshot of the run.
 void remove_old_snapshots(const std::filesystem::path& run, std::int64_t num_kept);
 
 }  // namespace loza

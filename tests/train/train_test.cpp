@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -319,6 +320,26 @@ TEST(Snapshot, LatestIsTheHighestCompleteStep) {
   folder.write("step-00000999", "a file");
   EXPECT_EQ(latest_snapshot(folder.path()), snapshot_folder(folder.path(), 120));
   EXPECT_THROW(write_snapshot(snapshot_folder(folder.path(), 120), sample_snapshot(120)), Error);
+}
+
+TEST(Snapshot, RemovesOldOnesAndUnfinishedOnesAlone) {
+  const TempFolder folder;
+  for (const std::int64_t step : {1, 2, 3}) {
+    write_snapshot(snapshot_folder(folder.path(), step), sample_snapshot(step));
+  }
+  folder.write("step-00000002.part12/tensors.safetensors", "half");
+  folder.write("step-00000004.part345/state.json", "{");
+  for (const char* kept : {"step-one.part1/a", "other.part1/a", "step-00000009", "log.jsonl"}) {
+    folder.write(kept, "mine");
+  }
+  remove_old_snapshots(folder.path(), 2);
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    names.insert(entry.path().filename().string());
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"step-00000002", "step-00000003", "step-one.part1",
+                                          "other.part1", "step-00000009", "log.jsonl"}));
+  EXPECT_NO_THROW(read_snapshot(snapshot_folder(folder.path(), 3)));
 }
 
 // Writes snapshots until killed.
