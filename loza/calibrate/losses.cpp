@@ -2,24 +2,18 @@
 
 #include <torch/torch.h>
 
-#include <vector>
-
 #include "loza/base/error.h"
 #include "loza/train/lm_loss.h"
 
 namespace loza {
 
 AnswerRows answer_rows(const TokenizedDocument& document, at::Device device) {
-  std::vector<std::int64_t> rows, targets;
-  for (std::size_t t = 1; t < document.ids.size(); ++t) {
-    if (document.is_answer[t] == 0) continue;
-    rows.push_back(static_cast<std::int64_t>(t) - 1);
-    targets.push_back(document.ids[t]);
-  }
-  if (rows.empty()) {
+  const Targets targets = targets_at(document, marked_positions(document.is_answer));
+  if (targets.rows.empty()) {
     throw_bad_input("calibration document", "tokens of an answer to learn from", "none");
   }
-  return {torch::tensor(rows, at::kLong).to(device), torch::tensor(targets, at::kLong).to(device)};
+  return {torch::tensor(targets.rows, at::kLong).to(device),
+          torch::tensor(targets.ids, at::kLong).to(device)};
 }
 
 at::Tensor answer_hidden(const Transformer& model, const TokenizedDocument& document,

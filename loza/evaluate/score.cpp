@@ -22,33 +22,21 @@ struct TokenScore {
   bool top = false;
 };
 
-std::vector<std::int64_t> scored_positions(const TokenizedDocument& document) {
-  std::vector<std::int64_t> positions;
-  for (std::int64_t p = 0; p < document.length(); ++p) {
-    if (document.is_scored[static_cast<std::size_t>(p)] != 0) positions.push_back(p);
-  }
-  return positions;
-}
-
 at::Tensor int64_tensor(const std::vector<std::int64_t>& values) {
   return at::tensor(at::ArrayRef<std::int64_t>(values), at::kLong);
 }
 
-// One TokenScore for each of `positions`.
+// One TokenScore for each of `positions`; `hidden` begins with the row of first_pos.
 std::vector<TokenScore> score_tokens(const Transformer& model, const at::Tensor& hidden,
                                      const TokenizedDocument& document, std::int64_t first_pos,
                                      const std::vector<std::int64_t>& positions) {
-  std::vector<std::int64_t> rows, targets;
-  for (const std::int64_t p : positions) {
-    LOZA_CHECK(p > first_pos, p, first_pos);
-    rows.push_back(p - 1 - first_pos);
-    targets.push_back(document.ids[static_cast<std::size_t>(p)]);
-  }
+  LOZA_CHECK(positions.empty() || positions.front() > first_pos, first_pos);
+  const Targets targets = targets_at(document, positions);
   const auto count = static_cast<std::int64_t>(positions.size());
   const std::int64_t row_bytes = model.config().vocab_size * 4;
   const std::int64_t slice = std::max<std::int64_t>(kMaxLogitBytes / row_bytes, 1);
-  const at::Tensor row_idx = int64_tensor(rows).to(hidden.device());
-  const at::Tensor target_idx = int64_tensor(targets).to(hidden.device());
+  const at::Tensor row_idx = (int64_tensor(targets.rows) - first_pos).to(hidden.device());
+  const at::Tensor target_idx = int64_tensor(targets.ids).to(hidden.device());
 
   std::vector<TokenScore> scores;
   for (std::int64_t begin = 0; begin < count; begin += slice) {
@@ -164,7 +152,7 @@ std::int64_t shared_len(const std::vector<AttentionPlan>& plans) {
 DocumentScore score_hidden(const Transformer& model, const at::Tensor& hidden,
                            const TokenizedDocument& document, std::int64_t first_pos) {
   const at::NoGradGuard no_grad;
-  const std::vector<std::int64_t> positions = scored_positions(document);
+  const std::vector<std::int64_t> positions = marked_positions(document.is_scored);
   const std::vector<TokenScore> tokens =
       score_tokens(model, hidden, document, first_pos, positions);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -180,7 +168,7 @@ std::vector<DocumentScore> score_under_plans(const Transformer& model,
                                              const TokenizedDocument& document,
                                              const std::vector<AttentionPlan>& plans) {
   const at::NoGradGuard no_grad;
-  const std::vector<std::int64_t> scored = scored_positions(document);
+  const std::vector<std::int64_t> scored = marked_positions(document.is_scored);
   if (scored.empty()) return std::vector<DocumentScore>(plans.size());
   const std::int64_t end = document.length();
   // Row scored[0] - 1 must be in the tail: it makes the first prediction. Where the plan decides

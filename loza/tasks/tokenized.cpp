@@ -89,6 +89,24 @@ TokenizedDocument tokenize_document(const Document& document, const EncodeText& 
   return result;
 }
 
+std::vector<std::int64_t> marked_positions(const std::vector<std::uint8_t>& marks) {
+  std::vector<std::int64_t> positions;
+  for (std::size_t t = 0; t < marks.size(); ++t) {
+    if (marks[t] != 0) positions.push_back(static_cast<std::int64_t>(t));
+  }
+  return positions;
+}
+
+Targets targets_at(const TokenizedDocument& document, const std::vector<std::int64_t>& positions) {
+  Targets targets;
+  for (const std::int64_t position : positions) {
+    LOZA_CHECK(position >= 1 && position < document.length(), position, document.length());
+    targets.rows.push_back(position - 1);
+    targets.ids.push_back(document.ids[static_cast<std::size_t>(position)]);
+  }
+  return targets;
+}
+
 std::int64_t count_document(const Document& document, const CountTokens& count_tokens) {
   std::int64_t len = 0;
   for (const std::string_view part : prompt_parts(document)) len += count_tokens(part);

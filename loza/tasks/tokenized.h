@@ -36,6 +36,18 @@ struct TokenizedDocument {
 // Throws Error(kBadInput) when an answer has no tokens or nothing before it.
 TokenizedDocument tokenize_document(const Document& document, const EncodeText& encode);
 
+// The positions that `marks` [T] (is_answer, is_scored) marks, rising.
+std::vector<std::int64_t> marked_positions(const std::vector<std::uint8_t>& marks);
+
+// What a model is asked at positions of a document: row t - 1 of its hidden states predicts the
+// token at position t.
+struct Targets {
+  std::vector<std::int64_t> rows;  // [N]
+  std::vector<std::int64_t> ids;   // [N]
+};
+// REQUIRES: 1 <= position < length.
+Targets targets_at(const TokenizedDocument& document, const std::vector<std::int64_t>& positions);
+
 // How long the document is in tokens, as tokenize_document joins it.
 std::int64_t count_document(const Document& document, const CountTokens& count_tokens);
 

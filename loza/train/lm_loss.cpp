@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "loza/base/check.h"
@@ -16,25 +17,30 @@ namespace {
 constexpr std::int64_t kRowsAtATime = 512;
 
 // What counts in a packed batch.
-struct Targets {
+struct PackedTargets {
   std::vector<std::int64_t> rows;       // of the batch: each predicts the next token
   std::vector<std::int64_t> ids;        // the tokens that follow
   std::vector<std::int64_t> documents;  // whose they are
   std::vector<float> weights;           // the document's weight over its number of targets
 };
 
+std::vector<std::int64_t> counted_positions(const TokenizedDocument& document,
+                                            LmLossOptions::On on) {
+  if (on == LmLossOptions::On::kAnswers) return marked_positions(document.is_answer);
+  std::vector<std::int64_t> positions(document.ids.empty() ? 0 : document.ids.size() - 1);
+  std::iota(positions.begin(), positions.end(), 1);
+  return positions;
+}
+
 void append_targets(const TokenizedDocument& document, std::int64_t document_idx,
-                    std::int64_t first_row, const LmLossOptions& options, Targets& targets) {
-  const std::size_t begin = targets.rows.size();
-  for (std::size_t t = 1; t < document.ids.size(); ++t) {
-    if (options.on == LmLossOptions::On::kAnswers && document.is_answer[t] == 0) continue;
-    targets.rows.push_back(first_row + static_cast<std::int64_t>(t) - 1);
-    targets.ids.push_back(document.ids[t]);
-    targets.documents.push_back(document_idx);
-  }
+                    std::int64_t first_row, const LmLossOptions& options, PackedTargets& packed) {
+  const Targets targets = targets_at(document, counted_positions(document, options.on));
+  for (const std::int64_t row : targets.rows) packed.rows.push_back(first_row + row);
+  packed.ids.insert(packed.ids.end(), targets.ids.begin(), targets.ids.end());
+  packed.documents.resize(packed.rows.size(), document_idx);
   const double weight = document.answers.empty() ? options.text_weight : 1;
-  const auto count = static_cast<double>(targets.rows.size() - begin);
-  targets.weights.resize(targets.rows.size(), static_cast<float>(weight / count));
+  const auto count = static_cast<double>(targets.rows.size());
+  packed.weights.resize(packed.rows.size(), static_cast<float>(weight / count));
 }
 
 // Where a spread document's tokens stand; streaming modules with a RoPE of their own rotate by their
@@ -73,7 +79,7 @@ at::Tensor token_nll(const Transformer& model, const at::Tensor& hidden,
 at::Tensor lm_losses(const Transformer& model, std::span<const TokenizedDocument> documents,
                      AttentionCore& core, const LmLossOptions& options) {
   std::vector<std::vector<std::int64_t>> sequences;
-  Targets targets;
+  PackedTargets targets;
   std::int64_t first_row = 0;
   for (std::size_t i = 0; i < documents.size(); ++i) {
     append_targets(documents[i], static_cast<std::int64_t>(i), first_row, options, targets);

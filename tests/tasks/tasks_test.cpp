@@ -356,6 +356,19 @@ TEST(TokenizedDocument, RefusesAnswersWithoutTokensOrContext) {
   EXPECT_THROW(tokenize_document({"p", {{"q", "a"}}}, drop_all), Error);
 }
 
+TEST(TokenizedDocument, EachRowPredictsTheNextToken) {
+  EXPECT_EQ(marked_positions({0, 1, 0, 0, 2}), (std::vector<std::int64_t>{1, 4}));
+  EXPECT_TRUE(marked_positions({}).empty());
+  TokenizedDocument document;
+  document.ids = {50, 51, 52, 53};
+  const Targets targets = targets_at(document, {1, 3, 2});
+  EXPECT_EQ(targets.rows, (std::vector<std::int64_t>{0, 2, 1}));
+  EXPECT_EQ(targets.ids, (std::vector<std::int64_t>{51, 53, 52}));
+  EXPECT_TRUE(targets_at(document, {}).rows.empty());
+  EXPECT_ANY_THROW(targets_at(document, {0}));
+  EXPECT_ANY_THROW(targets_at(document, {4}));
+}
+
 TEST(TokenizedDocument, PlainTextCountsFromTheSecondToken) {
   const TokenizedDocument tokens = tokenize_document({"a b c", {}}, toy_encode);
   EXPECT_EQ(tokens.is_answer, (std::vector<std::uint8_t>{0, 1, 1, 1, 1}));
