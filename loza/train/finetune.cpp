@@ -131,7 +131,7 @@ std::int64_t num_steps(const std::vector<LengthStage>& curriculum) {
 FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
                         const Tokenizer& tokenizer, const FinetuneOptions& options,
                         const fs::path& target,
-                        const std::function<void(const StepReport&)>& after_step) {
+                        const std::function<void(const StepReport&)>& after_step, Group& group) {
   check_folders(options, target);
   const at::AutoGradMode grad_mode(true);
   const RequiresGrad requires_grad(model.parameters());
@@ -145,11 +145,11 @@ FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
       [&](std::span<const TokenizedDocument> documents) {
         return lm_losses(model, documents, core, options.loss);
       },
-      masters_of(model, checkpoint));
+      masters_of(model, checkpoint), group);
 
   const auto save = [&] {
     trainer.save(options.run);
-    remove_old_snapshots(options.run, options.num_kept);
+    if (group.is_first()) remove_old_snapshots(options.run, options.num_kept);
   };
   if (options.resume) {
     if (const auto snapshot = latest_snapshot(options.run)) {
@@ -170,7 +170,7 @@ FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
   report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   report.num_skipped = trainer.num_skipped();
   if (!options.run.empty() && report.first_step < trainer.num_steps()) save();
-  write_model(trainer.masters(), checkpoint, target);
+  if (group.is_first()) write_model(trainer.masters(), checkpoint, target);
   return report;
 }
 

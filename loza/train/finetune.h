@@ -47,10 +47,12 @@ struct FinetuneReport {
 // Trains every weight of a model under its attention plan, and writes the result to `target`: the
 // checkpoint's folder with other weights, each in the dtype that it had. after_step may be empty.
 // The model's parameters are changed in place; where it computes in less than fp32, fp32 masters
-// begin as the checkpoint's weights. Throws Error: see Data, Trainer, copy_with_weights.
+// begin as the checkpoint's weights. All ranks of `group` call it and report alike; rank 0 writes.
+// Throws Error: see Data, Trainer, copy_with_weights.
 FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
                         const Tokenizer& tokenizer, const FinetuneOptions& options,
                         const std::filesystem::path& target,
-                        const std::function<void(const StepReport&)>& after_step);
+                        const std::function<void(const StepReport&)>& after_step,
+                        Group& group = Group::alone());
 
 }  // namespace loza

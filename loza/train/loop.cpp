@@ -2,16 +2,21 @@
 
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
+#include "loza/base/hash.h"
 #include "loza/base/progress.h"
 #include "loza/train/snapshot.h"
 
@@ -84,20 +89,67 @@ void load_parameters(const std::map<std::string, at::Tensor>& saved, const Named
   for (const auto& [name, tensor] : parameters) at::Tensor(tensor).copy_(saved.at(name));
 }
 
+// A number that other texts have not: the first 52 bits of its SHA-256, which a double holds.
+double number_of(const std::string& text) {
+  return static_cast<double>(std::stoull(sha256_hex(text).substr(0, 13), nullptr, 16));
+}
+
+double norm_of(const NamedTensors& tensors) {
+  double sum = 0;
+  for (const auto& [name, tensor] : tensors) {
+    sum += tensor.detach().to(at::kDouble).square().sum().item<double>();
+  }
+  return std::sqrt(sum);
+}
+
+// `tolerance` is relative: processors of two kinds add in different orders.
+void require_equal(Group& group, const char* what, double value, double tolerance,
+                   const char* remedy) {
+  const std::vector<double> values = group.gather(value);
+  for (std::size_t rank = 1; rank < values.size(); ++rank) {
+    if (std::abs(values[rank] - values[0]) <= tolerance * std::abs(values[0])) continue;
+    throw Error(ExitCode::kFailed,
+                {fmt::format("rank {}", rank), fmt::format("rank 0's {} ({})", what, values[0]),
+                 fmt::format("{}", values[rank]), remedy});
+  }
+}
+
+// Gradients over all ranks' documents. A parameter that the documents of a rank did not reach
+// counts as 0 there, and stays without a gradient where no rank's did.
+void sum_grads(const NamedTensors& parameters, Group& group) {
+  if (group.size() == 1) return;
+  const at::Tensor reached = at::zeros({static_cast<std::int64_t>(parameters.size())}, at::kDouble);
+  double* const is_reached = reached.data_ptr<double>();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    is_reached[i] = parameters[i].second.grad().defined() ? 1 : 0;
+  }
+  group.sum({reached});
+  std::vector<at::Tensor> grads;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (is_reached[i] == 0) continue;
+    at::Tensor& grad = parameters[i].second.mutable_grad();
+    if (!grad.defined()) grad = at::zeros_like(parameters[i].second.detach());
+    grads.push_back(grad);
+  }
+  group.sum(grads);
+}
+
 }  // namespace
 
 Trainer::Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss,
-                 NamedTensors masters)
+                 NamedTensors masters, Group& group)
     : options_(std::move(options)),
       draw_(std::move(draw)),
       loss_(std::move(loss)),
-      optimizer_(std::move(parameters), options_.optimizer, std::move(masters)) {
+      optimizer_(std::move(parameters), options_.optimizer, std::move(masters)),
+      group_(&group) {
   LOZA_CHECK(options_.documents_per_step >= 1, options_.documents_per_step);
   LOZA_CHECK(options_.max_bad_steps >= 1, options_.max_bad_steps);
 }
 
 StepReport Trainer::step() {
   LOZA_CHECK(!done(), step_);
+  require_agreement();
   StepReport report;
   report.step = step_;
   report.lr = options_.schedule.at(step_);
@@ -116,32 +168,68 @@ StepReport Trainer::step() {
   return report;
 }
 
-void Trainer::accumulate(StepReport& report) {
-  optimizer_.zero_grad();
-  const std::int64_t num_documents = options_.documents_per_step;
-  std::vector<TokenizedDocument> documents;
-  for (std::int64_t i = 0; i < num_documents; ++i) {
-    documents.push_back(draw_(options_.seed, step_ * num_documents + i));
-    report.num_tokens += documents.back().length();
+// What the ranks must have in common, found before it spoils a run.
+void Trainer::require_agreement() {
+  if (agreed_) return;
+  require_equal(*group_, "step", static_cast<double>(step_), 0,
+                "let every rank see the run's folder");
+  require_equal(*group_, "run's options and data", number_of(fingerprint(options_).dump()), 0,
+                "start every rank with the same options");
+  require_equal(*group_, "norm of the parameters", norm_of(optimizer_.masters()), 1e-6,
+                "give every rank the same model");
+  agreed_ = true;
+}
+
+// Every rank draws all documents: they cost little beside a pass, and what is wrong with one is
+// then an error of every rank.
+Trainer::StepDocuments Trainer::draw_documents() const {
+  StepDocuments documents;
+  const std::int64_t count = options_.documents_per_step;
+  for (std::int64_t i = 0; i < count; ++i) {
+    TokenizedDocument document = draw_(options_.seed, step_ * count + i);
+    documents.kinds.push_back(document.kind);
+    documents.num_tokens += document.length();
+    if (i % group_->size() == group_->rank()) documents.of_rank.push_back(std::move(document));
   }
-  std::map<std::string, std::vector<double>> by_kind;
-  for (std::size_t begin = 0; begin < documents.size();) {
-    const std::size_t end = end_of_pass(documents, begin, options_.tokens_per_pass);
-    const auto pass = std::span(documents).subspan(begin, end - begin);
+  return documents;
+}
+
+std::vector<double> Trainer::run_documents(const std::vector<TokenizedDocument>& of_rank) {
+  const std::int64_t num_documents = options_.documents_per_step;
+  // Each rank fills in its own; adding zeros leaves them as they are.
+  const at::Tensor all_losses = at::zeros({num_documents}, at::kDouble);
+  std::int64_t document_idx = group_->rank();
+  for (std::size_t begin = 0; begin < of_rank.size();) {
+    const std::size_t end = end_of_pass(of_rank, begin, options_.tokens_per_pass);
+    const auto pass = std::span(of_rank).subspan(begin, end - begin);
     const at::Tensor losses = loss_(pass);
     LOZA_CHECK(losses.numel() == static_cast<std::int64_t>(pass.size()), losses.numel());
     (losses.sum() / static_cast<double>(num_documents)).backward();
     optimizer_.collect_grads();
     const at::Tensor values = losses.detach().to(at::kCPU, at::kDouble).flatten().contiguous();
-    for (std::size_t i = 0; i < pass.size(); ++i) {
-      by_kind[pass[i].kind].push_back(values.const_data_ptr<double>()[i]);
+    for (std::size_t i = 0; i < pass.size(); ++i, document_idx += group_->size()) {
+      all_losses.data_ptr<double>()[document_idx] = values.const_data_ptr<double>()[i];
     }
+    group_->check();
     begin = end;
   }
-  for (const auto& [kind, losses] : by_kind) {
-    const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
-    report.loss += sum / static_cast<double>(num_documents);
-    report.loss_by_kind[kind] = sum / static_cast<double>(losses.size());
+  group_->sum({all_losses});
+  const double* const values = all_losses.const_data_ptr<double>();
+  return {values, values + num_documents};
+}
+
+void Trainer::accumulate(StepReport& report) {
+  optimizer_.zero_grad();
+  const StepDocuments documents = draw_documents();
+  report.num_tokens = documents.num_tokens;
+  const std::vector<double> losses = run_documents(documents.of_rank);
+  sum_grads(optimizer_.masters(), *group_);
+  std::map<std::string, std::vector<double>> by_kind;
+  for (std::size_t i = 0; i < losses.size(); ++i) by_kind[documents.kinds[i]].push_back(losses[i]);
+  for (const auto& [kind, of_kind] : by_kind) {
+    const double sum = std::accumulate(of_kind.begin(), of_kind.end(), 0.0);
+    report.loss += sum / static_cast<double>(losses.size());
+    report.loss_by_kind[kind] = sum / static_cast<double>(of_kind.size());
   }
   report.grad_norm = optimizer_.grad_norm();
 }
@@ -166,15 +254,17 @@ void Trainer::note_bad_step(const StepReport& report) {
 
 void Trainer::run(const std::string& title,
                   const std::function<void(const StepReport&)>& after_step) {
-  Progress progress(title, num_steps() - step_);
+  std::optional<Progress> progress;
+  if (group_->is_first()) progress.emplace(title, num_steps() - step_);
   while (!done()) {
     const StepReport report = step();
     if (after_step) after_step(report);
-    progress.advance(1, fmt::format("loss {:.4g}", report.loss));
+    if (progress) progress->advance(1, fmt::format("loss {:.4g}", report.loss));
   }
 }
 
 void Trainer::save(const std::filesystem::path& run) const {
+  if (!group_->is_first()) return;
   Snapshot snapshot;
   for (const auto& [name, tensor] : optimizer_.masters()) {
     snapshot.tensors.emplace_back(kParameter + name, tensor.detach().cpu().contiguous());
@@ -213,6 +303,7 @@ void Trainer::resume(const std::filesystem::path& folder) {
   optimizer_.round_to_parameters();
   optimizer_.load_state(optimizer, place);
   step_ = step;
+  agreed_ = false;
   num_skipped_ = read_count(snapshot.state, "num_skipped", place);
   bad_in_a_row_ = read_count(snapshot.state, "bad_in_a_row", place);
 }

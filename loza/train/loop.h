@@ -6,7 +6,9 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "loza/parallel/group.h"
 #include "loza/train/data.h"
 #include "loza/train/optimizer.h"
 #include "loza/train/schedule.h"
@@ -38,16 +40,19 @@ struct StepReport {
 };
 
 // The optimisation loop: draws documents, takes a loss, follows its gradient. It knows neither
-// the model nor what is trained: parameters and loss come from the caller. Not thread-safe.
+// the model nor what is trained: parameters and loss come from the caller. In a group of several
+// processes each has a trainer of its own; document i of a step is of rank i modulo the group's
+// size, and all report and update alike, as one process would. Not thread-safe.
 class Trainer {
  public:
   // The losses of the documents of one pass, [documents], differentiable in the parameters.
   using LossFn = std::function<at::Tensor(std::span<const TokenizedDocument>)>;
 
   // Parameters are leaf tensors on the CPU or a device, updated in place, each requiring a
-  // gradient; `masters` as in Optimizer.
+  // gradient; `masters` as in Optimizer. `group` must outlive the trainer; its ranks call the
+  // same members in the same order.
   Trainer(NamedTensors parameters, TrainOptions options, DrawDocument draw, LossFn loss,
-          NamedTensors masters = {});
+          NamedTensors masters = {}, Group& group = Group::alone());
 
   std::int64_t num_steps() const { return options_.schedule.num_steps; }
   std::int64_t next_step() const { return step_; }
@@ -56,7 +61,8 @@ class Trainer {
   // The parameters at full width (Optimizer::masters).
   const NamedTensors& masters() const { return optimizer_.masters(); }
 
-  // One step. Where loss or gradient is not finite the update is skipped and counted; the
+  // One step. The first throws Error(kFailed) if the group's ranks do not run the same thing from
+  // the same step. Where loss or gradient is not finite the update is skipped and counted; the
   // third time in a row (max_bad_steps) it throws Error(kFailed) that says what was seen.
   // REQUIRES: !done().
   StepReport step();
@@ -64,14 +70,25 @@ class Trainer {
   // All steps that are left, with a progress bar; after_step may be empty.
   void run(const std::string& title, const std::function<void(const StepReport&)>& after_step);
 
-  // Everything that the next step depends on, in snapshot_folder(run, next_step()). Steps
-  // after resume() are bit-equal to those of a run that was never interrupted.
+  // Everything that the next step depends on, in snapshot_folder(run, next_step()); rank 0 writes
+  // it. Steps after resume() are bit-equal to those of a run that was never interrupted, with as
+  // many processes; any number can resume.
   void save(const std::filesystem::path& run) const;
   // Continues from a folder that save() made. Throws Error(kBadInput) for a damaged one, or
   // one of other parameters or options.
   void resume(const std::filesystem::path& folder);
 
  private:
+  struct StepDocuments {
+    std::vector<std::string> kinds;          // of all ranks'
+    std::vector<TokenizedDocument> of_rank;  // those that this rank runs
+    std::int64_t num_tokens = 0;             // of all ranks'
+  };
+
+  void require_agreement();
+  StepDocuments draw_documents() const;
+  // Adds the rank's gradients up; returns the losses of all ranks' documents, in order.
+  std::vector<double> run_documents(const std::vector<TokenizedDocument>& of_rank);
   // Sums gradients over the step's documents; fills loss, grad_norm and num_tokens.
   void accumulate(StepReport& report);
   void note_bad_step(const StepReport& report);
@@ -80,6 +97,8 @@ class Trainer {
   DrawDocument draw_;
   LossFn loss_;
   Optimizer optimizer_;
+  Group* group_;
+  bool agreed_ = false;  // the ranks, on what they run
   std::int64_t step_ = 0;
   std::int64_t num_skipped_ = 0;
   std::int64_t bad_in_a_row_ = 0;
