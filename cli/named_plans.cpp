@@ -60,7 +60,8 @@ NamedPlan plan_by_name(const std::string& name, const Transformer& model,
     throw_usage("--plans", fmt::format("some of {}", plan_names()), fmt::format("'{}'", name),
                 "calibrate first and give the gates by --gates");
   }
-  const std::vector<double> alpha = criterion->run(model, {}, {}, seeded.seed).alpha;
+  const std::vector<double> alpha =
+      criterion->run(model, {}, {}, seeded.seed, Group::alone()).alpha;
   return {name, select_plan(alpha, options.sparsity, options.pattern, name)};
 }
 

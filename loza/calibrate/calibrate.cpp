@@ -32,6 +32,8 @@ void check_options(const CalibrateOptions& options) {
           static_cast<double>(options.num_seeds));
   require(options.num_steps >= 1 && options.num_steps <= 1'000'000, "--steps", "1 to 1000000",
           static_cast<double>(options.num_steps));
+  require(options.documents_per_step >= 1 && options.documents_per_step <= 1'000'000, "--batch",
+          "1 to 1000000", static_cast<double>(options.documents_per_step));
   require(options.lr > 0 && std::isfinite(options.lr), "--lr", "a number above 0", options.lr);
   require(options.l1 >= 0 && std::isfinite(options.l1), "--l1", "a number from 0", options.l1);
   require(options.start >= 0 && options.start <= 1, "--start", "a number from 0 to 1",
@@ -59,14 +61,14 @@ void survey_documents(const DrawDocument& draw, const CalibrateOptions& options,
   const std::int64_t exact_len = options.pattern.exact_len();
   Sha256 hash;
   std::int64_t num_short = 0;
-  for (std::int64_t step = 0; step < options.num_steps; ++step) {
-    const TokenizedDocument document = draw(result.seed, step);
+  for (std::int64_t i = 0; i < options.num_documents(); ++i) {
+    const TokenizedDocument document = draw(result.seed, i);
     hash_document(hash, document);
     result.num_tokens += document.length();
     if (document.length() <= exact_len) ++num_short;
   }
   result.data_hash = hash.hex_digest();
-  if (num_short == options.num_steps) {
+  if (num_short == options.num_documents()) {
     throw_usage(
         "calibration documents",
         fmt::format("some longer than {} tokens, which a streaming module sees whole", exact_len),
@@ -76,18 +78,18 @@ void survey_documents(const DrawDocument& draw, const CalibrateOptions& options,
     spdlog::warn(
         "calibration: {} of {} documents of seed {} have at most {} tokens, which a "
         "streaming module sees whole: they say nothing",
-        num_short, options.num_steps, result.seed, exact_len);
+        num_short, options.num_documents(), result.seed, exact_len);
   }
 }
 
 SeedCalibration run_seed(const CriterionInfo& criterion, const Transformer& model,
                          const DrawDocument& draw, const CalibrateOptions& options,
-                         std::uint64_t seed) {
+                         std::uint64_t seed, Group& group) {
   const auto start = std::chrono::steady_clock::now();
   SeedCalibration survey;
   survey.seed = seed;
   if (criterion.needs_documents) survey_documents(draw, options, survey);
-  SeedCalibration result = criterion.run(model, draw, options, seed);
+  SeedCalibration result = criterion.run(model, draw, options, seed, group);
   result.seed = seed;
   result.num_tokens = survey.num_tokens;
   result.data_hash = survey.data_hash;
@@ -149,7 +151,7 @@ std::string Calibration::data_hash() const {
 }
 
 Calibration calibrate(const Transformer& model, const DrawDocument& draw,
-                      const CalibrateOptions& options) {
+                      const CalibrateOptions& options, Group& group) {
   const CriterionInfo* criterion = find_criterion(options.criterion);
   if (criterion == nullptr) {
     throw_usage("--criterion", fmt::format("one of {}", criterion_names()),
@@ -169,7 +171,7 @@ Calibration calibrate(const Transformer& model, const DrawDocument& draw,
   result.weights_hash = hash_weights(model);
   for (std::int64_t i = 0; i < options.num_seeds; ++i) {
     const std::uint64_t seed = options.first_seed + static_cast<std::uint64_t>(i);
-    result.seeds.push_back(run_seed(*criterion, model, draw, options, seed));
+    result.seeds.push_back(run_seed(*criterion, model, draw, options, seed, group));
   }
   result.alpha = mean_alpha(result.seeds);
   const std::string after = hash_weights(model);

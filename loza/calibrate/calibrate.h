@@ -8,6 +8,7 @@
 #include "loza/attention/pattern.h"
 #include "loza/base/json.h"
 #include "loza/model/transformer.h"
+#include "loza/parallel/group.h"
 #include "loza/train/data.h"
 
 // The room's door: which attention modules need to look far? One number a module, its gate or
@@ -26,7 +27,10 @@ struct CalibrateOptions {
   std::int64_t num_seeds = 1;       // runs on different documents
   std::uint64_t first_seed = 0;     // seeds first_seed, first_seed + 1, ...
   BlockPattern pattern{32, 1, 7};   // of the streaming branch
-  std::int64_t num_steps = 16;      // documents a seed, one a step
+  std::int64_t num_steps = 16;      // of a seed
+  std::int64_t documents_per_step = 1;
+
+  std::int64_t num_documents() const { return num_steps * documents_per_step; }  // a seed
 
   // Of criterion "alpha":
   Loss loss = Loss::kDistill;
@@ -42,7 +46,7 @@ struct CalibrateOptions {
 struct SeedCalibration {
   std::uint64_t seed = 0;
   std::vector<double> alpha;                    // [modules]
-  std::vector<double> losses;                   // [steps]; empty for criteria without steps
+  std::vector<double> losses;                   // [steps], of nll [documents], or empty
   std::vector<std::vector<double>> trajectory;  // alpha: [steps][modules], gates after each step
   std::int64_t num_tokens = 0;                  // of the documents read
   std::string data_hash;                        // SHA-256 of the documents; empty without documents
@@ -66,9 +70,10 @@ struct CriterionInfo {
   const char* name;
   const char* description;
   bool needs_documents;
-  // Runs one seed. `draw` is empty for criteria without documents.
+  // Runs one seed; the documents are shared among the group's ranks, which all get the whole
+  // result. `draw` is empty for criteria without documents.
   SeedCalibration (*run)(const Transformer& model, const DrawDocument& draw,
-                         const CalibrateOptions& options, std::uint64_t seed);
+                         const CalibrateOptions& options, std::uint64_t seed, Group& group);
 };
 
 // Every criterion, the default first.
@@ -79,9 +84,10 @@ const CriterionInfo* find_criterion(std::string_view name);
 // Runs every seed, with a progress bar. The weights are hashed before and after; a difference
 // is a std::logic_error. Throws Error(kUsage) for an unknown criterion, options out of range
 // or documents that are too short for the pattern to matter; Error(kFailed) when the loss is
-// not finite three times in a row. REQUIRES: no weight requires a gradient.
+// not finite three times in a row. All ranks of `group` call it and get what one process would.
+// REQUIRES: no weight requires a gradient.
 Calibration calibrate(const Transformer& model, const DrawDocument& draw,
-                      const CalibrateOptions& options);
+                      const CalibrateOptions& options, Group& group = Group::alone());
 
 // What one would want to know before trusting the ranking, at a sparsity.
 struct Stability {

@@ -78,7 +78,7 @@ Json pattern_json(const BlockPattern& pattern) {
 }
 
 Json options_json(const CalibrateOptions& options) {
-  Json json = {{"steps", options.num_steps}};
+  Json json = {{"steps", options.num_steps}, {"documents_per_step", options.documents_per_step}};
   if (options.criterion != "alpha") return json;
   json["loss"] = options.loss == CalibrateOptions::Loss::kDistill ? "distill" : "lm";
   json["lr"] = options.lr;

@@ -88,15 +88,17 @@ std::vector<double> mean_of(const std::vector<std::vector<double>>& rows) {
 }  // namespace
 
 SeedCalibration run_alpha(const Transformer& model, const DrawDocument& draw,
-                          const CalibrateOptions& options, std::uint64_t seed) {
+                          const CalibrateOptions& options, std::uint64_t seed, Group& group) {
   const at::AutoGradMode grad_mode(true);
   Gates gates(model, options);
   TrainOptions train;
   train.seed = seed;
+  train.documents_per_step = options.documents_per_step;
   train.schedule = schedule_of(options);
   Trainer trainer(
       {{"alpha", gates.values()}}, train, draw,
-      one_by_one([&](const TokenizedDocument& document) { return gates.loss(document); }));
+      one_by_one([&](const TokenizedDocument& document) { return gates.loss(document); }), {},
+      group);
 
   SeedCalibration result;
   trainer.run(fmt::format("calibrating alpha, seed {}", seed), [&](const StepReport& step) {

@@ -6,7 +6,7 @@
 namespace loza::criterion {
 
 SeedCalibration run_first(const Transformer& model, const DrawDocument&, const CalibrateOptions&,
-                          std::uint64_t) {
+                          std::uint64_t, Group&) {
   const std::int64_t num_modules = model.config().num_modules();
   const double last = static_cast<double>(std::max<std::int64_t>(num_modules - 1, 1));
   SeedCalibration result;

@@ -22,12 +22,12 @@ SeedCalibration interleave(std::int64_t num_modules, std::int64_t phase) {
 }  // namespace
 
 SeedCalibration run_interleaved(const Transformer& model, const DrawDocument&,
-                                const CalibrateOptions&, std::uint64_t) {
+                                const CalibrateOptions&, std::uint64_t, Group&) {
   return interleave(model.config().num_modules(), 0);
 }
 
 SeedCalibration run_interleaved_odd(const Transformer& model, const DrawDocument&,
-                                    const CalibrateOptions&, std::uint64_t) {
+                                    const CalibrateOptions&, std::uint64_t, Group&) {
   return interleave(model.config().num_modules(), 1);
 }
 

@@ -22,7 +22,8 @@ class OneModuleAtATime {
       : model_(model), base_(base), other_(other) {}
 
   // [1 + modules]: the base plan's first.
-  std::vector<double> run(const TokenizedDocument& document, Progress& progress) const {
+  std::vector<double> run(const TokenizedDocument& document,
+                          std::optional<Progress>& progress) const {
     const AnswerRows answers = answer_rows(document, model_.device());
     std::vector<at::Tensor> layer_inputs;
     PlannedCore base(plan(std::nullopt));
@@ -30,14 +31,14 @@ class OneModuleAtATime {
     batch.layer_inputs = &layer_inputs;
     std::vector<double> nlls = {answer_nll(batch, answers)};
     batch.layer_inputs = nullptr;
-    progress.advance();
+    if (progress) progress->advance();
     for (std::int64_t changed = 0; changed < num_modules(); ++changed) {
       PlannedCore core(plan(changed));
       batch.core = &core;
       batch.begin_layer = changed / model_.config().modules_per_layer;
       batch.hidden = layer_inputs[static_cast<std::size_t>(batch.begin_layer)];
       nlls.push_back(answer_nll(batch, answers));
-      progress.advance();
+      if (progress) progress->advance();
     }
     return nlls;
   }
@@ -61,21 +62,40 @@ class OneModuleAtATime {
   BlockPattern base_, other_;
 };
 
+// What each document's runs gave, over all ranks: [documents, 1 + modules].
+at::Tensor run_documents(const char* name, const OneModuleAtATime& runs, const DrawDocument& draw,
+                         std::int64_t num_documents, std::uint64_t seed, Group& group) {
+  const std::int64_t num_runs = runs.num_modules() + 1;
+  const std::int64_t num_of_rank = (num_documents - group.rank() + group.size() - 1) / group.size();
+  std::optional<Progress> progress;
+  if (group.is_first()) {
+    progress.emplace(fmt::format("calibrating {}, seed {}", name, seed), num_of_rank * num_runs);
+  }
+  // Each rank fills in its own rows; adding zeros leaves them as they are.
+  at::Tensor nlls = at::zeros({num_documents, num_runs}, at::kDouble);
+  for (std::int64_t i = group.rank(); i < num_documents; i += group.size()) {
+    nlls[i] = torch::tensor(runs.run(draw(seed, i), progress), at::kDouble);
+    group.check();
+  }
+  group.sum({nlls});
+  return nlls;
+}
+
 // sign * (base - changed), a mean over the documents.
 SeedCalibration score(const char* name, const OneModuleAtATime& runs, double sign,
-                      const DrawDocument& draw, const CalibrateOptions& options,
-                      std::uint64_t seed) {
+                      const DrawDocument& draw, const CalibrateOptions& options, std::uint64_t seed,
+                      Group& group) {
   const at::NoGradGuard no_grad;
-  const std::int64_t num_modules = runs.num_modules();
-  Progress progress(fmt::format("calibrating {}, seed {}", name, seed),
-                    options.num_steps * (num_modules + 1));
+  const std::int64_t num_documents = options.num_documents();
+  const at::Tensor nlls = run_documents(name, runs, draw, num_documents, seed, group);
   SeedCalibration result;
-  result.alpha.assign(static_cast<std::size_t>(num_modules), 0.0);
-  for (std::int64_t step = 0; step < options.num_steps; ++step) {
-    const std::vector<double> nlls = runs.run(draw(seed, step), progress);
-    result.losses.push_back(nlls[0]);
-    for (std::size_t i = 0; i < result.alpha.size(); ++i) {
-      result.alpha[i] += sign * (nlls[0] - nlls[i + 1]) / static_cast<double>(options.num_steps);
+  result.alpha.assign(static_cast<std::size_t>(runs.num_modules()), 0.0);
+  const auto of = nlls.accessor<double, 2>();
+  for (std::int64_t i = 0; i < num_documents; ++i) {
+    result.losses.push_back(of[i][0]);
+    for (std::int64_t m = 0; m < runs.num_modules(); ++m) {
+      result.alpha[static_cast<std::size_t>(m)] +=
+          sign * (of[i][0] - of[i][m + 1]) / static_cast<double>(num_documents);
     }
   }
   return result;
@@ -84,17 +104,17 @@ SeedCalibration score(const char* name, const OneModuleAtATime& runs, double sig
 }  // namespace
 
 SeedCalibration run_nll(const Transformer& model, const DrawDocument& draw,
-                        const CalibrateOptions& options, std::uint64_t seed) {
+                        const CalibrateOptions& options, std::uint64_t seed, Group& group) {
   const OneModuleAtATime runs(model, options.pattern,
                               BlockPattern::full(options.pattern.block_size));
-  return score("nll", runs, 1, draw, options, seed);
+  return score("nll", runs, 1, draw, options, seed, group);
 }
 
 SeedCalibration run_nll_mirror(const Transformer& model, const DrawDocument& draw,
-                               const CalibrateOptions& options, std::uint64_t seed) {
+                               const CalibrateOptions& options, std::uint64_t seed, Group& group) {
   const OneModuleAtATime runs(model, BlockPattern::full(options.pattern.block_size),
                               options.pattern);
-  return score("nll-mirror", runs, -1, draw, options, seed);
+  return score("nll-mirror", runs, -1, draw, options, seed, group);
 }
 
 }  // namespace loza::criterion

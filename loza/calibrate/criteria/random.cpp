@@ -6,7 +6,7 @@
 namespace loza::criterion {
 
 SeedCalibration run_random(const Transformer& model, const DrawDocument&, const CalibrateOptions&,
-                           std::uint64_t seed) {
+                           std::uint64_t seed, Group&) {
   Random random(Random(seed).next());
   SeedCalibration result;
   for (std::int64_t i = 0; i < model.config().num_modules(); ++i) {
