@@ -12,6 +12,7 @@
 
 #include "cli/commands.h"
 #include "cli/data_options.h"
+#include "cli/group_options.h"
 #include "cli/model_options.h"
 #include "cli/pattern_options.h"
 #include "loza/base/error.h"
@@ -32,6 +33,7 @@ struct CalibrateCommand {
   fs::path model, out;
   CalibrateOptions calibrate;
   DataOptions data;
+  GroupOptions group;
   std::string length;
   ModelOptions placement;
   double sparsity = 0.5;
@@ -57,22 +59,23 @@ DataOptions data_options(const CalibrateCommand& options) {
   return data;
 }
 
-Calibration run(const CalibrateCommand& options) {
+Calibration run(const CalibrateCommand& options, Group& group) {
   CalibrateOptions calibrate_options = options.calibrate;
   calibrate_options.clamp = !options.no_clamp;
   calibrate_options.average = !options.keep_last;
   const Checkpoint checkpoint(options.model);
   const CriterionInfo* criterion = find_criterion(calibrate_options.criterion);
-  const Transformer model = load_model(checkpoint, options.placement);
+  const Transformer model = load_model(checkpoint, options.placement, group);
   if (criterion != nullptr && !criterion->needs_documents) {
-    return calibrate(model, {}, calibrate_options);
+    return calibrate(model, {}, calibrate_options, group);
   }
   const Tokenizer tokenizer = Tokenizer::from_folder(options.model);
-  return calibrate(model, Data(data_options(options), tokenizer), calibrate_options);
+  return calibrate(model, Data(data_options(options), tokenizer), calibrate_options, group);
 }
 
-void calibrate_command(const CalibrateCommand& options) {
-  const Calibration calibration = run(options);
+void calibrate_command(const CalibrateCommand& options, Group& group) {
+  const Calibration calibration = run(options, group);
+  if (!group.is_first()) return;
   if (!options.out.empty()) write_gates(options.out, calibration);
   if (options.json) {
     fmt::print("{}\n", report_json(calibration, options.sparsity).dump());
@@ -142,7 +145,9 @@ void add_calibrate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--first-seed", options->calibrate.first_seed, "Seed of the first run")
       ->capture_default_str();
-  command->add_option("--steps", options->calibrate.num_steps, "Documents a seed, one a step")
+  command->add_option("--steps", options->calibrate.num_steps, "Steps a seed")
+      ->capture_default_str();
+  command->add_option("--batch", options->calibrate.documents_per_step, "Documents a step")
       ->capture_default_str();
   add_data_options(*command, *options);
   add_pattern_options(*command, options->calibrate.pattern);
@@ -153,9 +158,15 @@ void add_calibrate(CLI::App& app) {
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   add_model_options(*command, options->placement);
+  add_group_options(*command, options->group);
   command->add_flag("--json", options->json, "Print one JSON object");
-  command->footer("Example: loza calibrate SmolLM2-135M-Instruct --seeds 2 --out gates.json");
-  command->callback([options] { calibrate_command(*options); });
+  command->footer(
+      "Example: loza calibrate SmolLM2-135M-Instruct --seeds 2 --out gates.json\n"
+      "Several processes: torchrun --no-python --nproc-per-node 4 loza calibrate MODEL --batch 4 "
+      "--out gates.json");
+  command->callback([options] {
+    run_in_group(options->group, [&](Group& group) { calibrate_command(*options, group); });
+  });
 }
 
 }  // namespace loza::cli

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "cli/commands.h"
+#include "cli/group_options.h"
 #include "loza/base/error.h"
 #include "loza/base/log.h"
 
@@ -38,7 +39,7 @@ int run(int argc, char** argv) {
     return exit_code(loza::ExitCode::kOk);
   } catch (const CLI::ParseError& error) {
     const bool asked_for_help = error.get_exit_code() == 0;
-    app.exit(error);
+    if (loza::cli::speaks_for_all()) app.exit(error);
     return exit_code(asked_for_help ? loza::ExitCode::kOk : loza::ExitCode::kUsage);
   }
 }

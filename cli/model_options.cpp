@@ -1,5 +1,7 @@
 #include "cli/model_options.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 
 namespace loza::cli {
@@ -10,8 +12,11 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--device", options.device, "cpu, cuda or cuda:N")->capture_default_str();
 }
 
-Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options) {
-  const at::Device device = parse_device(options.device);
+Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options,
+                       const Group& group) {
+  const bool is_shared = group.size() > 1 && options.device == "cuda";
+  const at::Device device =
+      parse_device(is_shared ? fmt::format("cuda:{}", group.local_rank()) : options.device);
   return Transformer::load(checkpoint, parse_dtype(options.dtype, device), device);
 }
 

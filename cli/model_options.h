@@ -4,6 +4,7 @@
 
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/model/transformer.h"
+#include "loza/parallel/group.h"
 
 namespace CLI {
 class App;
@@ -19,7 +20,9 @@ struct ModelOptions {
 // Registers --dtype and --device. `options` must live as long as the command.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
-// Throws Error(kUsage) for options that make no sense here; see Transformer::load.
-Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options);
+// Throws Error(kUsage) for options that make no sense here; see Transformer::load. In a group of
+// several processes "cuda" is each one's own device.
+Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options,
+                       const Group& group = Group::alone());
 
 }  // namespace loza::cli

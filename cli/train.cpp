@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -17,6 +18,7 @@
 
 #include "cli/commands.h"
 #include "cli/data_options.h"
+#include "cli/group_options.h"
 #include "cli/loss_plot.h"
 #include "cli/model_options.h"
 #include "cli/peak_memory.h"
@@ -40,6 +42,7 @@ struct TrainCommand {
   fs::path model, target;
   fs::path init, tokenizer;  // in place of `model`
   FinetuneOptions finetune;
+  GroupOptions group;
   std::string lengths = "2k", data = "lines,noise", spread_to = "0";
   std::int64_t num_steps = 100;
   double lr = 1e-4, final_ratio = 0.1, warmup_share = 0.05;
@@ -191,29 +194,37 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
              (run / "loss.svg").string());
 }
 
-// The folder that training begins with: the one named, or a new model in the run's folder.
-fs::path model_to_train(const TrainCommand& command, const FinetuneOptions& options) {
+// The folder that training begins with: the one named, or a new model in the run's folder, which
+// rank 0 makes for all.
+fs::path model_to_train(const TrainCommand& command, const FinetuneOptions& options, Group& group) {
   if (command.init.empty()) return command.model;
   require_new_folder(command.target);
   const fs::path folder = options.run / "initial";
-  ensure_new_model({command.init, command.tokenizer, options.train.seed}, folder);
+  if (group.is_first())
+    ensure_new_model({command.init, command.tokenizer, options.train.seed}, folder);
+  group.gather(0);
   return folder;
 }
 
-void train_command(const TrainCommand& command) {
+void train_command(const TrainCommand& command, Group& group) {
   const FinetuneOptions options = finetune_options(command);
-  const fs::path model_folder = model_to_train(command, options);
+  const fs::path model_folder = model_to_train(command, options, group);
   const Checkpoint checkpoint(model_folder);
   const Tokenizer tokenizer = Tokenizer::from_folder(model_folder);
-  Transformer model = load_model(checkpoint, command.placement);
-  fs::create_directories(options.run);
-  StepLog log(options.run / "log.jsonl", options.resume);
+  Transformer model = load_model(checkpoint, command.placement, group);
+  std::optional<StepLog> log;
+  if (group.is_first()) {
+    fs::create_directories(options.run);
+    log.emplace(options.run / "log.jsonl", options.resume);
+  }
   PeakMemory memory;
+  const auto after_step = [&](const StepReport& step) {
+    if (log) log->append(step);
+    memory.note(length_of_step(options.curriculum, step.step));
+  };
   const FinetuneReport report =
-      finetune(model, checkpoint, tokenizer, options, command.target, [&](const StepReport& step) {
-        log.append(step);
-        memory.note(length_of_step(options.curriculum, step.step));
-      });
+      finetune(model, checkpoint, tokenizer, options, command.target, after_step, group);
+  if (!group.is_first()) return;
   if (!report.steps.empty()) {
     write_file_atomic(options.run / "loss.svg", loss_plot(report.steps));
   }
@@ -316,15 +327,19 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   train->add_flag("--resume", finetune.resume, "Go on from the newest snapshot of the run");
   add_model_options(*train, command->placement);
+  add_group_options(*train, command->group);
   train->add_flag("--json", command->json, "Print one JSON object");
   train->footer(
       "Example: loza train my-zigzag my-recovered --data lines,noise,code.py*2 --steps 100 --batch "
       "8\n"
       "Example: loza train --init config.json --tokenizer my-tokenizer my-model --data "
-      "prose.txt,lines --length 512 --steps 1000 --batch 16");
+      "prose.txt,lines --length 512 --steps 1000 --batch 16\n"
+      "Several processes: torchrun --no-python --nproc-per-node 4 loza train my-zigzag "
+      "my-recovered "
+      "--batch 8");
   train->callback([command] {
     settle_folders(*command);
-    train_command(*command);
+    run_in_group(command->group, [&](Group& group) { train_command(*command, group); });
   });
 }
 
