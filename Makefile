@@ -2,7 +2,7 @@
 BUILD := build
 MODEL := .cache/model/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: all build test demo format check bench clean
+.PHONY: all build test demo evidence format check bench clean
 
 all: build
 
@@ -27,6 +27,19 @@ demo:
 	$(BUILD)/loza demo --out demo --prose .cache/text/prose.txt --code .cache/text/code.txt \
 	  $(if $(MODEL_DIR),--model $(MODEL_DIR),--gguf $(MODEL)) \
 	  $(if $(FAST),--fast) $(if $(FULL),--full)
+
+# Measures the method on a model, stage by stage, and writes evidence/report.html and the tables of
+# docs/evidence.md. DEVICE=cuda: with a build of preset cuda-release, minutes. FAST=1: a small one on
+# two cores. MODEL_DIR=...: your own model.
+DEVICE := cpu
+evidence: export LOZA = $(if $(filter cuda%,$(DEVICE)),build-cuda-release,$(BUILD))/loza
+evidence:
+	scripts/setup --model
+	$(if $(filter cuda%,$(DEVICE)),,cmake --preset cpu-release && cmake --build $(BUILD) --target loza)
+	$(if $(MODEL_DIR),,test -d .cache/evidence-model || $$LOZA import $(MODEL) .cache/evidence-model --dtype bf16)
+	scripts/evidence run $(or $(MODEL_DIR),.cache/evidence-model) $(if $(FAST),evidence-fast,evidence) \
+	  --device $(DEVICE) $(if $(FAST),--fast)
+	scripts/evidence report $(if $(FAST),evidence-fast,evidence) $(if $(FAST),--page-alone)
 
 # Rewrites the sources in the house's format.
 format:

@@ -1,0 +1,297 @@
+"""From what scripts/evidence measured to results.json, report.html and the tables in the documents.
+
+A table is a list of rows of strings, the first one its heading. A document names the tables that it
+shows between two comments, which are rewritten:
+
+    <!-- evidence:NAME -->
+    <!-- /evidence -->
+"""
+
+import html
+import json
+import re
+
+NEEDLES = ["niah", "noise", "lines"]
+TEXTS = {"ppl": "prose", "ppl-code": "code"}
+
+
+def cell(report, task, length, subject):
+    for found in report["cells"]:
+        if (found["task"], found["length"], found["subject"]) == (task, length, subject):
+            return found
+    return None
+
+
+def lengths_of(report):
+    return sorted({found["length"] for found in report["cells"]})
+
+
+def tasks_of(report):
+    return list(dict.fromkeys(found["task"] for found in report["cells"]))
+
+
+def length_name(length):
+    if length >= 1 << 20 and length % (1 << 20) == 0:
+        return f"{length >> 20}M"
+    return f"{length >> 10}K" if length % 1024 == 0 else f"{length:,}"
+
+
+def percent(found):
+    hits = found["exact_match"]
+    return f"{100 * hits['value']:.0f}"
+
+
+def with_interval(found):
+    hits = found["exact_match"]
+    return f"{100 * hits['value']:.0f} [{100 * hits['low']:.0f}, {100 * hits['high']:.0f}]"
+
+
+def score(found, interval=False):
+    """Hits in percent and nats an answer token, or nats a token of a text."""
+    if found is None:
+        return ""
+    if found["exact_match"] is None:
+        return f"{found['nll']['value']:.3f}"
+    return f"{with_interval(found) if interval else percent(found)} / {found['nll']['value']:.2f}"
+
+
+def by_length(report, tasks, subjects, interval=False):
+    """Subjects down; each task's lengths, or its one mean over lengths, across."""
+    lengths = lengths_of(report)
+    heading = [""] + [f"{TEXTS.get(task, task)} {length_name(length)}"
+                      for task in tasks for length in lengths]
+    rows = [heading]
+    for name, shown in subjects:
+        rows.append([shown] + [score(cell(report, task, length, name), interval)
+                               for task in tasks for length in lengths])
+    return rows
+
+
+def pooled(report, tasks, subject):
+    """Hits over tasks and lengths together, and nats an answer token."""
+    hits = answers = nats = tokens = 0
+    for task in tasks:
+        for length in lengths_of(report):
+            found = cell(report, task, length, subject)
+            if found is None or found["exact_match"] is None:
+                continue
+            hits += found["exact_match"]["value"] * found["answers"]
+            answers += found["answers"]
+            nats += found["nll"]["value"] * found["tokens"]
+            tokens += found["tokens"]
+    return (hits / answers, nats / tokens, answers) if answers else None
+
+
+def mean_nll(report, task, subject):
+    values = [cell(report, task, length, subject)["nll"]["value"] for length in lengths_of(report)]
+    return sum(values) / len(values)
+
+
+def choices_table(report):
+    rows = [["half of the modules streaming, chosen by", "hits, %", "nats an answer token",
+             "prose", "code"]]
+    tasks = [task for task in tasks_of(report) if task not in TEXTS]
+    names = [subject["name"] for subject in report["subjects"]]
+    randoms = [name for name in names if name.startswith("random")]
+
+    def row(shown, of):
+        pools = [pooled(report, tasks, name) for name in of]
+        hits = [100 * pool[0] for pool in pools]
+        nats = [pool[1] for pool in pools]
+        texts = [[mean_nll(report, text, name) for name in of] for text in TEXTS]
+        def span(values, digits):
+            low, high = min(values), max(values)
+            mean = sum(values) / len(values)
+            return (f"{mean:.{digits}f}" if len(values) == 1 else
+                    f"{mean:.{digits}f} ({low:.{digits}f} .. {high:.{digits}f})")
+        return [shown, span(hits, 0), span(nats, 2)] + [span(values, 3) for values in texts]
+
+    ordered = sorted((name for name in names if name not in randoms),
+                     key=lambda name: pooled(report, tasks, name)[1])
+    for name in ordered:
+        shown = {"dense": "none: dense", "streaming": "all: nothing is full"}.get(name, name)
+        rows.append(row(shown, [name]))
+    if randoms:
+        rows.append(row(f"random, {len(randoms)} draws", randoms))
+    return rows
+
+
+def recovery_table(result):
+    report = result["scores"]
+    names = [subject["name"] for subject in report["subjects"]]
+    shown = dict(zip(names, ["dense, before", "dense, trained alike", "zigzag, trained"]))
+    rows = [["task", *[shown[name] for name in names]]]
+    for task in tasks_of(report):
+        for length in lengths_of(report):
+            rows.append([f"{TEXTS.get(task, task)} {length_name(length)}"] +
+                        [score(cell(report, task, length, name)) for name in names])
+    return rows
+
+
+def recovery_summary(result):
+    """What is in the README: needles and lines pooled, by length."""
+    report = result["scores"]
+    names = [subject["name"] for subject in report["subjects"]]
+    shown = dict(zip(names, ["dense, untrained", "dense, trained alike", "zigzag, trained"]))
+    lengths = lengths_of(report)
+    rows = [["hits on lines, niah and noise, %"] + [length_name(length) for length in lengths] +
+            ["prose, nats", "code, nats"]]
+    for name in names:
+        row = [shown[name]]
+        for length in lengths:
+            found = [cell(report, task, length, name) for task in NEEDLES]
+            answers = sum(one["answers"] for one in found)
+            hits = sum(one["exact_match"]["value"] * one["answers"] for one in found)
+            row.append(f"{100 * hits / answers:.0f}")
+        rows.append(row + [f"{mean_nll(report, text, name):.3f}" for text in TEXTS])
+    return rows
+
+
+def wide_table(result):
+    report = result["scores"]
+    shown = {"dense-wide": "dense, YaRN alone", "dense-32k": "dense, trained",
+             "zigzag-wide": "zigzag, YaRN alone", "zigzag-32k": "zigzag, trained"}
+    subjects = [(name, text) for name, text in shown.items()
+                if any(subject["name"] == name for subject in report["subjects"])]
+    return by_length(report, tasks_of(report), subjects)
+
+
+def million_table(result):
+    rows = [["", "task", "32K", "128K", "512K", "1M"]]
+    for name, found in result.items():
+        tasks = dict.fromkeys(tasks_of(found["scores"]) + tasks_of(found["far"]))
+        for task in tasks:
+            row = [name, task]
+            for length in (1 << 15, 1 << 17, 1 << 19, 1 << 20):
+                values = [cell(report, task, length, subject["name"])
+                          for report in (found["scores"], found["far"])
+                          for subject in report["subjects"]]
+                values = [value for value in values if value is not None]
+                row.append(score(values[0], interval=True) if values else "not run")
+            rows.append(row)
+    return rows
+
+
+def million_short_table(result):
+    rows = [["nats a token at 8K", "prose", "code"]]
+    for name, found in result.items():
+        report = found["short"]
+        for subject, shown in zip(report["subjects"], ("the original model", name)):
+            rows.append([shown] + [f"{mean_nll(report, text, subject['name']):.3f}"
+                                   for text in TEXTS])
+    return rows
+
+
+def training_table(parts):
+    rows = [["run", "tokens", "seconds", "tokens/s"]]
+    runs = [(f"recovery, {name}", run)
+            for name, run in parts.get("recovery", {}).get("training", {}).items()]
+    runs += [(f"to 32K, {name}", run)
+             for name, run in parts.get("32k", {}).get("training", {}).items()]
+    runs += [(f"to 1M, {name}", found["training"])
+             for name, found in parts.get("million", {}).items()]
+    for name, run in runs:
+        rows.append([name, f"{run['tokens']:,}", f"{run['seconds']:.0f}",
+                     f"{run['tokens_per_s']:,.0f}"])
+    return rows
+
+
+def speed_table(result):
+    rows = [["prompt", "plan", "prefill, tokens/s", "decode, tokens/s", "KV, MiB"]]
+    for row in result:
+        if row["model"] != "zigzag":
+            continue
+        plan = "zigzag" if row["plan"] == "config" else "dense"
+        rows.append([length_name(row["length"]), plan, f"{row['prefill_tokens_per_s']:,.0f}",
+                     f"{row['decode_tokens_per_s']:.1f}",
+                     f"{row['kv_bytes']['total'] / 2**20:.0f}"])
+    return rows
+
+
+def tables(parts):
+    made = {}
+    if "choices" in parts:
+        made["choices"] = choices_table(parts["choices"])
+    if "recovery" in parts:
+        made["recovery"] = recovery_table(parts["recovery"])
+        made["recovery-summary"] = recovery_summary(parts["recovery"])
+    if "32k" in parts:
+        made["32k"] = wide_table(parts["32k"])
+    if "million" in parts:
+        made["million"] = million_table(parts["million"])
+        made["million-short"] = million_short_table(parts["million"])
+    if "speed" in parts:
+        made["speed"] = speed_table(parts["speed"])
+    made["training"] = training_table(parts)
+    return made
+
+
+def markdown(table):
+    lines = ["| " + " | ".join(table[0]) + " |", "| " + " | ".join(["---"] * len(table[0])) + " |"]
+    lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
+    return "\n".join(lines)
+
+
+def fill(path, made):
+    text = path.read_text()
+
+    def table(match):
+        name = match.group(1)
+        if name not in made:
+            return match.group(0)
+        return f"<!-- evidence:{name} -->\n{markdown(made[name])}\n<!-- /evidence -->"
+
+    path.write_text(re.sub(r"<!-- evidence:([\w-]+) -->\n.*?<!-- /evidence -->", table, text,
+                           flags=re.S))
+
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}table{border-collapse:collapse;margin:1rem 0;display:block;
+overflow-x:auto}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;
+white-space:nowrap}td:first-child,th:first-child{text-align:left}h2{margin-top:2.5rem}
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#444}}"""
+
+TITLES = {
+    "choices": "Half of the modules streaming, without any training",
+    "recovery-summary": "After a short training run",
+    "recovery": "The same, task by task: hits in percent / nats an answer token",
+    "32k": "From 8K to 32K: hits in percent / nats an answer token",
+    "million": "From 8K to a million: hits in percent with their 95 % interval / nats",
+    "million-short": "What it costs at 8K",
+    "training": "The training runs",
+    "speed": "Speed and memory on the GPU, libtorch's operations",
+}
+
+
+def page(made, stages):
+    out = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>loza: evidence</title>"
+           f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style>"
+           "<h1>What the method does to a model</h1>"]
+    ran = ", ".join(f"{name} ({stage['date']}, {stage['seconds']:.0f} s)"
+                    for name, stage in stages.items())
+    out.append(f"<p>Measured: {html.escape(ran)}.</p>")
+    for name, title in TITLES.items():
+        if name not in made:
+            continue
+        out.append(f"<h2>{html.escape(title)}</h2><table>")
+        for i, row in enumerate(made[name]):
+            tag = "th" if i == 0 else "td"
+            out.append("<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) +
+                       "</tr>")
+        out.append("</table>")
+    return "\n".join(out)
+
+
+def write(out, root):
+    stages = {}
+    for path in sorted((out / "parts").glob("*.json")):
+        stage = json.loads(path.read_text())
+        stages[stage["stage"]] = stage
+    if stages:
+        (out / "results.json").write_text(json.dumps(stages) + "\n")
+    else:  # the parts are not kept in the repository; what was made of them is
+        stages = json.loads((out / "results.json").read_text())
+    made = tables({name: stage["result"] for name, stage in stages.items()})
+    (out / "report.html").write_text(page(made, stages))
+    for document in ("README.md", "docs/evidence.md") if root is not None else ():
+        fill(root / document, made)
