@@ -38,9 +38,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr BlockPattern kPattern;  // of the converted model: 128, 1, 7
-constexpr BlockPattern kCalibrationPattern{32, 1, 7};
-constexpr std::int64_t kCalibrationLength = 704;  // 2.75 times what that pattern sees whole
+constexpr std::int64_t kCalibrationLength = 704;  // 2.75 times what blocks of 32 see whole
+// A model for a shorter context than this streams in smaller blocks, or nothing would be left out.
+constexpr std::int64_t kShortestUsualContext = 2048, kBlocksOfShortContext = 64;
 constexpr std::uint64_t kEvaluationSeed = 1000;
 // Of the time limit: another round of documents begins only before it.
 constexpr double kShareBeforeNextRound = 0.7;
@@ -113,7 +113,8 @@ class Demo {
 
   void import();
   void note_facts();
-  void drop_long_lengths();
+  void fit_to_context();
+  void drop_long_lengths(std::int64_t longest);
 
   void calibrate_gates();
   DemoReport::Gates run_criterion(const std::string& criterion, std::int64_t num_seeds,
@@ -137,6 +138,9 @@ class Demo {
 
   const DemoOptions& options_;
   DemoScale scale_;
+  BlockPattern pattern_;  // of the converted model: 128, 1, 7
+  BlockPattern calibration_pattern_{32, 1, 7};
+  std::string calibration_tasks_ = "lines,niah,noise";
   Clock::time_point start_ = Clock::now();
   DemoReport report_;
   fs::path dense_folder_;
@@ -158,13 +162,31 @@ void Demo::import() {
     import_gguf(options_.gguf, dense_folder_, {});
   }
   dense_.emplace(dense_folder_, options_.dtype);
-  drop_long_lengths();
+  fit_to_context();
   note_facts();
 }
 
-// Beyond what the model is made for there is nothing to compare.
-void Demo::drop_long_lengths() {
+void Demo::fit_to_context() {
   const std::int64_t longest = dense_->model.config().max_position;
+  if (longest < kShortestUsualContext && longest >= kCalibrationLength) {
+    pattern_.block_size = longest / kBlocksOfShortContext;
+    calibration_pattern_ = pattern_;
+    scale_.answer_tasks = {"lines", "noise"};
+    calibration_tasks_ = "lines,noise";
+    scale_.num_questions = 8;
+    const std::int64_t num_documents = 4 * scale_.answers.front().num_documents;
+    scale_.answers = {{longest, num_documents}};
+    scale_.texts = {{longest, num_documents}};
+    scale_.speed_lengths = {longest / 4, longest};
+    report_.notes.push_back(
+        fmt::format("The model is made for {} tokens: its modules stream in blocks of {}.", longest,
+                    pattern_.block_size));
+  }
+  drop_long_lengths(longest);
+}
+
+// Beyond what the model is made for there is nothing to compare.
+void Demo::drop_long_lengths(std::int64_t longest) {
   const auto is_too_long = [&](const DocumentsOf& documents) { return documents.length > longest; };
   std::size_t num_dropped = std::erase_if(scale_.answers, is_too_long);
   num_dropped += std::erase_if(scale_.texts, is_too_long);
@@ -176,7 +198,7 @@ void Demo::drop_long_lengths() {
   }
   if (scale_.answers.empty() || scale_.texts.empty()) {
     throw_bad_input(dense_folder_.string(),
-                    fmt::format("a model for more than {} tokens", kPattern.exact_len()),
+                    fmt::format("a model for at least {} tokens", kCalibrationLength),
                     fmt::format("{}", longest));
   }
 }
@@ -189,11 +211,11 @@ void Demo::note_facts() {
        fmt::format("{:.1f} M", static_cast<double>(dense_->model.num_parameters()) / 1e6)},
       {"attention modules", fmt::format("{}", config.num_modules())},
       {"computed in", dtype_name(attention::dtype_of(dense_->model.dtype()))},
-      {"streaming modules see", fmt::format("{} + {} blocks of {} tokens", kPattern.sink_blocks,
-                                            kPattern.recent_blocks, kPattern.block_size)},
+      {"streaming modules see", fmt::format("{} + {} blocks of {} tokens", pattern_.sink_blocks,
+                                            pattern_.recent_blocks, pattern_.block_size)},
       {"calibrated with",
-       fmt::format("{} + {} blocks of {}, documents of {} tokens", kCalibrationPattern.sink_blocks,
-                   kCalibrationPattern.recent_blocks, kCalibrationPattern.block_size,
+       fmt::format("{} + {} blocks of {}, documents of {} tokens", calibration_pattern_.sink_blocks,
+                   calibration_pattern_.recent_blocks, calibration_pattern_.block_size,
                    kCalibrationLength)},
       {"processor", processor_name()},
       {"threads", fmt::format("{}", num_threads())},
@@ -214,7 +236,7 @@ void Demo::calibrate_gates() {
 DemoReport::Gates Demo::run_criterion(const std::string& criterion, std::int64_t num_seeds,
                                       std::int64_t num_steps) {
   DataOptions data_options;
-  data_options.sources = "lines,niah,noise";
+  data_options.sources = calibration_tasks_;
   data_options.length = kCalibrationLength;
   data_options.prose = options_.prose;
   data_options.code = options_.code;
@@ -222,7 +244,7 @@ DemoReport::Gates Demo::run_criterion(const std::string& criterion, std::int64_t
   options.criterion = criterion;
   options.num_seeds = num_seeds;
   options.num_steps = num_steps;
-  options.pattern = kCalibrationPattern;
+  options.pattern = calibration_pattern_;
   const Calibration calibration =
       calibrate(dense_->model, Data(data_options, dense_->tokenizer), options);
   if (report_.calibrations.empty()) write_gates(options_.out / "gates.json", calibration);
@@ -244,7 +266,7 @@ DemoReport::Gates Demo::run_criterion(const std::string& criterion, std::int64_t
 // --- Evaluate ---------------------------------------------------------------------------
 
 std::vector<NamedPlan> Demo::plans() const {
-  const PlanOptions plan_options{options_.sparsity, kPattern};
+  const PlanOptions plan_options{options_.sparsity, pattern_};
   const auto by_name = [&](const std::string& shown, const std::string& name) {
     NamedPlan named = plan_by_name(name, dense_->model, dense_->checkpoint, plan_options);
     named.name = shown;
@@ -255,7 +277,7 @@ std::vector<NamedPlan> Demo::plans() const {
     const bool is_used = &gates == &report_.calibrations[0];
     plans.push_back({is_used ? kCalibrated : gates.criterion,
                      AttentionPlan::from_choice(
-                         gates.streaming, kPattern,
+                         gates.streaming, pattern_,
                          fmt::format("{}, {} seeds", gates.criterion, gates.seeds.size()))});
   }
   plans.push_back(by_name("interleaved", "interleaved"));
@@ -340,7 +362,7 @@ void Demo::evaluate() {
 void Demo::convert() {
   remove_model_folder(zigzag_folder());
   const NamedPlan plan =
-      plan_from_gates(options_.out / "gates.json", dense_->model, {options_.sparsity, kPattern});
+      plan_from_gates(options_.out / "gates.json", dense_->model, {options_.sparsity, pattern_});
   convert_model(dense_folder_, zigzag_folder(), {plan.plan, {}});
 }
 
