@@ -43,8 +43,8 @@ void append_targets(const TokenizedDocument& document, std::int64_t document_idx
   packed.weights.resize(packed.rows.size(), static_cast<float>(weight / count));
 }
 
-// Where a spread document's tokens stand; streaming modules with a RoPE of their own rotate by their
-// places in the document.
+// Where a spread document's tokens stand; streaming modules with a RoPE of their own rotate by
+// their places in the document.
 void set_positions(std::span<const TokenizedDocument> documents, ForwardBatch& batch) {
   batch.places = batch.positions.clone();
   std::int64_t first_row = 0;

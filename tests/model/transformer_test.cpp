@@ -194,9 +194,9 @@ class SpyCore : public AttentionCore {
   BlockPattern pattern(std::int64_t module_idx) const override {
     return inner_.pattern(module_idx);
   }
-  at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries,
-                    const at::Tensor& k, const at::Tensor& v,
-                    const attention::Sequences& sequences, double scale) override {
+  at::Tensor attend(std::int64_t module_idx, const attention::Queries& queries, const at::Tensor& k,
+                    const at::Tensor& v, const attention::Sequences& sequences,
+                    double scale) override {
     modules.push_back(module_idx);
     shapes.push_back({queries.q.sizes().vec(), k.sizes().vec(), v.sizes().vec()});
     last_scale = scale;
