@@ -147,6 +147,23 @@ def recovery_summary(result):
     return rows
 
 
+def recovery_tasks(result):
+    """Each task over its lengths together."""
+    report = result["scores"]
+    names = [subject["name"] for subject in report["subjects"]]
+    rows = [["task, all lengths", "answers", "dense, before", "dense, trained alike",
+             "zigzag, trained"]]
+    for task in tasks_of(report):
+        if task in TEXTS:
+            rows.append([TEXTS[task], ""] + [f"{mean_nll(report, task, name):.3f}"
+                                             for name in names])
+            continue
+        pools = [pooled(report, [task], name) for name in names]
+        rows.append([task, str(pools[0][2])] + [f"{100 * pool[0]:.0f} / {pool[1]:.2f}"
+                                               for pool in pools])
+    return rows
+
+
 def wide_table(result):
     report = result["scores"]
     shown = {"dense-wide": "dense, YaRN alone", "dense-32k": "dense, trained",
@@ -214,6 +231,7 @@ def tables(parts):
         made["choices"] = choices_table(parts["choices"])
     if "recovery" in parts:
         made["recovery"] = recovery_table(parts["recovery"])
+        made["recovery-tasks"] = recovery_tasks(parts["recovery"])
         made["recovery-summary"] = recovery_summary(parts["recovery"])
     if "32k" in parts:
         made["32k"] = wide_table(parts["32k"])
@@ -254,7 +272,8 @@ white-space:nowrap}td:first-child,th:first-child{text-align:left}h2{margin-top:2
 TITLES = {
     "choices": "Half of the modules streaming, without any training",
     "recovery-summary": "After a short training run",
-    "recovery": "The same, task by task: hits in percent / nats an answer token",
+    "recovery-tasks": "The same, task by task: hits in percent / nats an answer token",
+    "recovery": "The same, by length",
     "32k": "From 8K to 32K: hits in percent / nats an answer token",
     "million": "From 8K to a million: hits in percent with their 95 % interval / nats",
     "million-short": "What it costs at 8K",
