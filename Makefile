@@ -28,18 +28,22 @@ demo:
 	  $(if $(MODEL_DIR),--model $(MODEL_DIR),--gguf $(MODEL)) \
 	  $(if $(FAST),--fast) $(if $(FULL),--full)
 
-# Measures the method on a model, stage by stage, and writes evidence/report.html and the tables of
-# docs/evidence.md. DEVICE=cuda: with a build of preset cuda-release, minutes. FAST=1: a small one on
-# two cores. MODEL_DIR=...: your own model.
+# Measures the method on a model, stage by stage, and writes evidence/report.html, and the tables of
+# docs/evidence.md and README.md. DEVICE=cuda: with a build of preset cuda-release, half an hour.
+# FAST=1: a small one on two cores, MODEL_DIR=...: your own model; these write a page alone, in
+# evidence-fast and evidence-MODEL.
 DEVICE := cpu
+EVIDENCE := evidence$(if $(MODEL_DIR),-$(notdir $(MODEL_DIR:/=)))$(if $(FAST),-fast)
 evidence: export LOZA = $(if $(filter cuda%,$(DEVICE)),build-cuda-release,$(BUILD))/loza
 evidence:
-	scripts/setup --model
+	$(if $(FAST)$(filter cuda%,$(DEVICE)),,$(error on a CPU it would take days: FAST=1, or DEVICE=cuda))
+	scripts/setup --tests --model
+	test -e .cache/corpus/code.txt || .venv/bin/python scripts/collect_text .cache/corpus
 	$(if $(filter cuda%,$(DEVICE)),,cmake --preset cpu-release && cmake --build $(BUILD) --target loza)
 	$(if $(MODEL_DIR),,test -d .cache/evidence-model || $$LOZA import $(MODEL) .cache/evidence-model --dtype bf16)
-	scripts/evidence run $(or $(MODEL_DIR),.cache/evidence-model) $(if $(FAST),evidence-fast,evidence) \
-	  --device $(DEVICE) $(if $(FAST),--fast)
-	scripts/evidence report $(if $(FAST),evidence-fast,evidence) $(if $(FAST),--page-alone)
+	scripts/evidence run $(or $(MODEL_DIR),.cache/evidence-model) $(EVIDENCE) --device $(DEVICE) \
+	  $(if $(FAST),--fast)
+	scripts/evidence report $(EVIDENCE) $(if $(FAST)$(MODEL_DIR),--page-alone)
 
 # Rewrites the sources in the house's format.
 format:

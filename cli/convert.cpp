@@ -46,6 +46,10 @@ void convert(const ConvertOptions& options) {
   const std::int64_t num_modules = read_model_config(checkpoint.config(), place).num_modules();
   Conversion conversion;
   conversion.rope = rope_change(options);
+  if (conversion.rope.of == RopeChange::Of::kFull && !conversion.rope.theta &&
+      !conversion.rope.factor) {
+    throw_usage("--rope-of full", "--rope or --rope-theta beside it", "neither of them");
+  }
   std::int64_t num_tied_at_cut = 0;
   if (!options.gates.empty()) {
     const GatesFile gates = read_gates(options.gates, num_modules);

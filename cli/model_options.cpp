@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "loza/base/error.h"
+
 namespace loza::cli {
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
@@ -14,7 +16,10 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
 
 Transformer load_model(const Checkpoint& checkpoint, const ModelOptions& options,
                        const Group& group) {
-  const bool is_shared = group.size() > 1 && options.device == "cuda";
+  const bool is_shared = group.size() > 1 && options.device != "cpu";
+  if (is_shared && options.device != "cuda") {
+    throw_usage("--device", "cuda, of which each process takes its own", options.device);
+  }
   const at::Device device =
       parse_device(is_shared ? fmt::format("cuda:{}", group.local_rank()) : options.device);
   return Transformer::load(checkpoint, parse_dtype(options.dtype, device), device);

@@ -87,7 +87,7 @@ at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor&
                   const Sequences& sequences, const BlockPattern& pattern, double scale) {
   check_call(queries.q, k, v, sequences);
   if (flash::can_attend(queries.q, k, v)) {
-    return flash::attend(queries, k, v, sequences, pattern, scale);
+    return flash::attend(queries, k, v, sequences, pattern, scale, needs_gradients(queries, k, v));
   }
   if (!queries.q.device().is_cpu()) {
     return torch_ops::attend(queries, k, v, sequences, pattern, scale);

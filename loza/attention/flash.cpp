@@ -17,6 +17,7 @@ namespace {
 
 // Keys and values that are gathered at one time.
 constexpr std::int64_t kMaxGatheredBytes = std::int64_t{1} << 29;
+constexpr std::int64_t kMaxPieces = 65535;  // of a CUDA grid's second dimension
 constexpr std::int64_t kMaxHeadSize = 256, kHeadSizeUnit = 8;
 // From here on cuDNN's kernels take a sequence that is alone and sees everything.
 constexpr std::int64_t kMinCudnnLen = 8192, kMaxCudnnHeadSize = 128;
@@ -37,6 +38,7 @@ struct Part {
     longest_k = std::max(longest_k, k_len);
   }
   std::int64_t num_keys() const { return k_offsets.back(); }
+  std::int64_t num_pieces() const { return static_cast<std::int64_t>(q_offsets.size()) - 1; }
   bool is_empty() const { return q_offsets.back() == 0; }
 };
 
@@ -94,7 +96,9 @@ std::vector<Part> window_parts(const Sequences& sequences, const BlockPattern& p
       const VisibleBlocks blocks = visible_blocks(pattern, pos / block);
       const std::int64_t num_sink = has_sink_queries ? 0 : blocks.sink.end * block;
       const std::int64_t recent = blocks.recent.begin * block;
-      if (parts.back().num_keys() >= max_keys) parts.emplace_back();
+      if (parts.back().num_keys() >= max_keys || parts.back().num_pieces() == kMaxPieces) {
+        parts.emplace_back();
+      }
       Part& part = parts.back();
       add_run(part.q_runs, rows.q_row(pos), end - pos);
       if (num_sink > 0) part.k_runs.push_back({rows.k_row(0), num_sink});
@@ -324,7 +328,7 @@ bool is_long_and_full(const Sequences& sequences, const BlockPattern& pattern) {
 // One long sequence by cuDNN's kernels, which are faster than flash attention's on Hopper.
 // Differentiable by torch itself.
 at::Tensor attend_by_cudnn(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           double scale) {
+                           double scale, bool needs_lse) {
   const std::int64_t size = std::max(k.size(2), v.size(2)), group = q.size(1) / k.size(1);
   // [1, H, T, size], with the key heads repeated for the heads that share them
   const auto heads_first = [&](const at::Tensor& heads, std::int64_t repeats) {
@@ -333,7 +337,6 @@ at::Tensor attend_by_cudnn(const at::Tensor& q, const at::Tensor& k, const at::T
         .transpose(0, 1)
         .unsqueeze(0);
   };
-  const bool needs_lse = at::GradMode::is_enabled();
   const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
       heads_first(q, 1), heads_first(k, group), heads_first(v, group), /*attn_bias=*/{}, needs_lse,
       /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale));
@@ -355,11 +358,13 @@ bool can_attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
 }
 
 at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
-                  const Sequences& sequences, const BlockPattern& pattern, double scale) {
+                  const Sequences& sequences, const BlockPattern& pattern, double scale,
+                  bool needs_gradients) {
   if (is_long_and_full(sequences, pattern) && cudnn_fits(k, v)) {
-    return attend_by_cudnn(queries.q, k, v, scale);
+    return attend_by_cudnn(queries.q, k, v, scale, /*needs_lse=*/needs_gradients);
   }
-  if (!at::GradMode::is_enabled()) {
+  if (!needs_gradients) {
+    const at::NoGradGuard no_grad;
     return forward(queries, k, v, sequences, pattern, scale).first;
   }
   for (const std::int64_t skipped : sequences.skipped) LOZA_CHECK(skipped == 0, skipped);

@@ -105,6 +105,7 @@ KvCache::KvCache(const KvRow& row, const std::vector<BlockPattern>& patterns,
   LOZA_CHECK(limits.max_sequences >= 1 && limits.max_sequences <= kMaxSequences &&
                  limits.num_tokens >= 0 && limits.num_tokens <= kMaxTokens,
              limits.max_sequences, limits.num_tokens);
+  LOZA_CHECK(!limits.poison || !limits.allocate);  // poison is written by the processor
   const std::vector<Group> groups = group_by_pattern(patterns);
   check_budget(bytes_needed(row, groups, limits), limits);
   const KvAllocator allocate = limits.allocate ? limits.allocate : allocate_system_memory;

@@ -61,10 +61,12 @@ DrawDocument draw_by_stage(const FinetuneOptions& options, const Tokenizer& toke
 
 // A GPU would wait for its documents; processors make them no faster in threads of their own than
 // between steps.
-DrawDocument draw_for(at::Device device, const TrainOptions& train, DrawDocument draw) {
+DrawDocument draw_for(at::Device device, const TrainOptions& train, const Group& group,
+                      DrawDocument draw) {
   if (device.is_cpu()) return draw;
   PrefetchOptions options;
-  options.num_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
+  const auto processors = static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  options.num_threads = std::max<std::int64_t>(1, processors / 2 / group.size());
   options.num_ahead = 2 * train.documents_per_step;
   options.end = train.schedule.num_steps * train.documents_per_step;
   return prefetched(std::move(draw), options);
@@ -133,6 +135,7 @@ FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
                         const fs::path& target,
                         const std::function<void(const StepReport&)>& after_step, Group& group) {
   check_folders(options, target);
+  group.gather(0);  // rank 0 of a run that has no steps left would write the target at once
   const at::AutoGradMode grad_mode(true);
   const RequiresGrad requires_grad(model.parameters());
   PlannedCore core(read_plan(checkpoint.config(), model.config().num_modules(),
@@ -141,7 +144,8 @@ FinetuneReport finetune(Transformer& model, const Checkpoint& checkpoint,
   train.schedule.num_steps = num_steps(options.curriculum);
   train.data_name = data_name(options);
   Trainer trainer(
-      model.parameters(), train, draw_for(model.device(), train, draw_by_stage(options, tokenizer)),
+      model.parameters(), train,
+      draw_for(model.device(), train, group, draw_by_stage(options, tokenizer)),
       [&](std::span<const TokenizedDocument> documents) {
         return lm_losses(model, documents, core, options.loss);
       },

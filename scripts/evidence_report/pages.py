@@ -83,8 +83,14 @@ def pooled(report, tasks, subject):
 
 
 def mean_nll(report, task, subject):
-    values = [cell(report, task, length, subject)["nll"]["value"] for length in lengths_of(report)]
-    return sum(values) / len(values)
+    """Over the lengths at which the task was asked; None where it was not."""
+    found = [cell(report, task, length, subject) for length in lengths_of(report)]
+    values = [one["nll"]["value"] for one in found if one is not None]
+    return sum(values) / len(values) if values else None
+
+
+def nats(value):
+    return "" if value is None else f"{value:.3f}"
 
 
 def choices_table(report):
@@ -95,16 +101,17 @@ def choices_table(report):
     randoms = [name for name in names if name.startswith("random")]
 
     def row(shown, of):
-        pools = [pooled(report, tasks, name) for name in of]
+        pools = [pooled(report, tasks, name) or (float("nan"), float("nan"), 0) for name in of]
         hits = [100 * pool[0] for pool in pools]
-        nats = [pool[1] for pool in pools]
+        answer_nats = [pool[1] for pool in pools]
         texts = [[mean_nll(report, text, name) for name in of] for text in TEXTS]
         def span(values, digits):
             low, high = min(values), max(values)
             mean = sum(values) / len(values)
             return (f"{mean:.{digits}f}" if len(values) == 1 else
                     f"{mean:.{digits}f} ({low:.{digits}f} .. {high:.{digits}f})")
-        return [shown, span(hits, 0), span(nats, 2)] + [span(values, 3) for values in texts]
+        return [shown, span(hits, 0), span(answer_nats, 2)] + [
+            "" if None in values else span(values, 3) for values in texts]
 
     ordered = sorted((name for name in names if name not in randoms),
                      key=lambda name: pooled(report, tasks, name)[1])
@@ -113,6 +120,61 @@ def choices_table(report):
         rows.append(row(shown, [name]))
     if randoms:
         rows.append(row(f"random, {len(randoms)} draws", randoms))
+    return rows
+
+
+def ranks(values):
+    """Of each value among all, ties sharing their mean rank."""
+    ordered = sorted(values)
+    return [ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values]
+
+
+def rank_correlation(a, b):
+    a, b = ranks(a), ranks(b)
+    mean = (len(a) - 1) / 2
+    covariance = sum((x - mean) * (y - mean) for x, y in zip(a, b))
+    scale = sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b)
+    return covariance / scale**0.5 if scale > 0 else float("nan")
+
+
+def gates_table(result):
+    rows = [["gates by", "seeds", "tokens a seed", "seconds a seed", "seeds' rank correlation",
+             "same full modules, %", "tied at the cut", "rank correlation with alpha",
+             "full modules of alpha's, %"]]
+    alpha = result["criteria"]["alpha"]["report"]
+
+    def shown(value, form):
+        return "" if value is None else format(value, form)
+
+    for name, run in [*result["criteria"].items(),
+                      *((f"alpha, {name}", run) for name, run in result["variations"].items())]:
+        report = run["report"]
+        count, stability = len(report["seeds"]), report["stability"]
+        full = [kind == "0" for kind in report["layer_type"]]
+        same = sum(mine and theirs == "0" for mine, theirs in zip(full, alpha["layer_type"]))
+        rows.append([name, str(count), f"{report['tokens'] / count:,.0f}",
+                     f"{report['seconds'] / count:.0f}",
+                     shown(stability["rank_correlation"], ".2f"),
+                     shown(stability["overlap"] and 100 * stability["overlap"], ".0f"),
+                     str(stability["num_tied_at_cut"]),
+                     f"{rank_correlation(report['alpha'], alpha['alpha']):.2f}",
+                     f"{100 * same / sum(full):.0f}"])
+    return rows
+
+
+def sparsity_table(result):
+    rows = [["modules that stream", "gates", "hits, %", "nats an answer token", "prose", "code"]]
+    for share, report in result.items():
+        tasks = [task for task in tasks_of(report) if task not in TEXTS]
+        for subject in report["subjects"]:
+            name = subject["name"]
+            if name == "dense" and len(rows) > 1:
+                continue
+            pool = pooled(report, tasks, name)
+            rows.append(["none" if name == "dense" else f"{100 * float(share):.0f} %",
+                         "" if name == "dense" else name, f"{100 * pool[0]:.0f}",
+                         f"{pool[1]:.2f}"] + [nats(mean_nll(report, text, name))
+                                              for text in TEXTS])
     return rows
 
 
@@ -139,11 +201,12 @@ def recovery_summary(result):
     for name in names:
         row = [shown[name]]
         for length in lengths:
-            found = [cell(report, task, length, name) for task in NEEDLES]
+            asked = [cell(report, task, length, name) for task in NEEDLES]
+            found = [one for one in asked if one is not None]
             answers = sum(one["answers"] for one in found)
             hits = sum(one["exact_match"]["value"] * one["answers"] for one in found)
             row.append(f"{100 * hits / answers:.0f}")
-        rows.append(row + [f"{mean_nll(report, text, name):.3f}" for text in TEXTS])
+        rows.append(row + [nats(mean_nll(report, text, name)) for text in TEXTS])
     return rows
 
 
@@ -155,7 +218,7 @@ def recovery_tasks(result):
              "zigzag, trained"]]
     for task in tasks_of(report):
         if task in TEXTS:
-            rows.append([TEXTS[task], ""] + [f"{mean_nll(report, task, name):.3f}"
+            rows.append([TEXTS[task], ""] + [nats(mean_nll(report, task, name))
                                              for name in names])
             continue
         pools = [pooled(report, [task], name) for name in names]
@@ -194,7 +257,7 @@ def million_short_table(result):
     for name, found in result.items():
         report = found["short"]
         for subject, shown in zip(report["subjects"], ("the original model", name)):
-            rows.append([shown] + [f"{mean_nll(report, text, subject['name']):.3f}"
+            rows.append([shown] + [nats(mean_nll(report, text, subject["name"]))
                                    for text in TEXTS])
     return rows
 
@@ -227,6 +290,10 @@ def speed_table(result):
 
 def tables(parts):
     made = {}
+    if "gates" in parts:
+        made["gates"] = gates_table(parts["gates"])
+    if "sparsity" in parts:
+        made["sparsity"] = sparsity_table(parts["sparsity"])
     if "choices" in parts:
         made["choices"] = choices_table(parts["choices"])
     if "recovery" in parts:
@@ -270,7 +337,9 @@ white-space:nowrap}td:first-child,th:first-child{text-align:left}h2{margin-top:2
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#444}}"""
 
 TITLES = {
+    "gates": "What calibration costs, and how stable it is",
     "choices": "Half of the modules streaming, without any training",
+    "sparsity": "Other shares of streaming modules",
     "recovery-summary": "After a short training run",
     "recovery-tasks": "The same, task by task: hits in percent / nats an answer token",
     "recovery": "The same, by length",
@@ -302,14 +371,12 @@ def page(made, stages):
 
 
 def write(out, root):
-    stages = {}
+    results = out / "results.json"  # is kept; parts are what this folder's runs have left
+    stages = json.loads(results.read_text()) if results.exists() else {}
     for path in sorted((out / "parts").glob("*.json")):
         stage = json.loads(path.read_text())
         stages[stage["stage"]] = stage
-    if stages:
-        (out / "results.json").write_text(json.dumps(stages) + "\n")
-    else:  # the parts are not kept in the repository; what was made of them is
-        stages = json.loads((out / "results.json").read_text())
+    results.write_text(json.dumps(stages) + "\n")
     made = tables({name: stage["result"] for name, stage in stages.items()})
     (out / "report.html").write_text(page(made, stages))
     for document in ("README.md", "docs/evidence.md") if root is not None else ():

@@ -74,6 +74,7 @@ def test_another_theta(tmp_path):
     ["--rope", "yarn"], ["--factor", "4"], ["--rope", "yarn", "--factor", "0.5"],
     ["--rope", "yarn", "--factor", "1e9"], ["--rope", "ntk", "--factor", "2"],
     ["--rope-theta", "1"], ["--rope-theta", "0"], ["--rope-theta", "-3"], [],
+    ["--rope-of", "full"],
 ])
 def test_bad_changes_are_refused(options, tmp_path):
     run_loza("make-tiny", tmp_path / "model", "--family", "llama", "--seed", 4)
