@@ -134,7 +134,7 @@ def rank_correlation(a, b):
     mean = (len(a) - 1) / 2
     covariance = sum((x - mean) * (y - mean) for x, y in zip(a, b))
     scale = sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b)
-    return covariance / scale**0.5 if scale > 0 else float("nan")
+    return covariance / scale**0.5 if scale > 0 else None  # all alike
 
 
 def gates_table(result):
@@ -157,7 +157,7 @@ def gates_table(result):
                      shown(stability["rank_correlation"], ".2f"),
                      shown(stability["overlap"] and 100 * stability["overlap"], ".0f"),
                      str(stability["num_tied_at_cut"]),
-                     f"{rank_correlation(report['alpha'], alpha['alpha']):.2f}",
+                     shown(rank_correlation(report["alpha"], alpha["alpha"]), ".2f"),
                      f"{100 * same / sum(full):.0f}"])
     return rows
 
