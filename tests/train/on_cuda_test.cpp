@@ -34,6 +34,7 @@ std::vector<TokenizedDocument> documents() {
   for (TokenizedDocument& document : documents) {
     document.ids = testing::random_ids(150 + 77 * static_cast<std::int64_t>(seed), seed);
     document.is_answer.assign(document.ids.size(), 1);
+    document.is_answer[0] = 0;  // nothing predicts it
     document.answers.push_back({1, document.length()});
     ++seed;
   }

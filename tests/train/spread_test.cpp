@@ -18,6 +18,7 @@ TokenizedDocument document_of(std::int64_t length, std::int64_t jump_at, std::in
   TokenizedDocument document;
   document.ids = testing::random_ids(length, 4);
   document.is_answer.assign(document.ids.size(), 1);
+  document.is_answer[0] = 0;  // nothing predicts it
   document.answers.push_back({1, length});
   for (std::int64_t i = 0; i < length; ++i) {
     document.positions.push_back(i + (i >= jump_at ? jump : 0));
