@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "loza/attention/paged_rows.h"
+#include "loza/attention/saved_call.h"
 #include "loza/base/check.h"
 
 namespace loza::attention::flash {
@@ -295,26 +296,17 @@ class FlashAttend : public torch::autograd::Function<FlashAttend> {
     const at::Tensor sink = sink_q.value_or(at::Tensor());
     const auto [out, lse] = flash::forward({q, sink}, k, v, sequences, pattern, scale);
     context->save_for_backward({q, k, v, sink, out, lse});
-    auto& saved = context->saved_data;
-    saved["q_offsets"] = sequences.q_offsets;
-    saved["k_offsets"] = sequences.k_offsets;
-    saved["pattern"] =
-        std::vector<std::int64_t>{pattern.block_size, pattern.sink_blocks, pattern.recent_blocks};
-    saved["scale"] = scale;
+    SavedCall{sequences, pattern, scale}.save(*context);
     return out;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& d_outs) {
     LOZA_CHECK(!at::GradMode::is_enabled(), "attention has no second derivatives");
     const auto saved = context->get_saved_variables();
-    auto& data = context->saved_data;
-    Sequences sequences;
-    sequences.q_offsets = data["q_offsets"].toIntVector();
-    sequences.k_offsets = data["k_offsets"].toIntVector();
-    const std::vector<std::int64_t> pattern = data["pattern"].toIntVector();
+    const SavedCall call = SavedCall::of(*context);
     const Gradients sums =
         flash::backward({saved[0], saved[3]}, saved[1], saved[2], saved[4], saved[5], d_outs[0],
-                        sequences, {pattern[0], pattern[1], pattern[2]}, data["scale"].toDouble());
+                        call.sequences, call.pattern, call.scale);
     return {sums.d_q, sums.d_k, sums.d_v, sums.d_sink_q, {}, {}, {}};
   }
 };
@@ -367,10 +359,8 @@ at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor&
     const at::NoGradGuard no_grad;
     return forward(queries, k, v, sequences, pattern, scale).first;
   }
-  for (const std::int64_t skipped : sequences.skipped) LOZA_CHECK(skipped == 0, skipped);
-  return FlashAttend::apply(queries.q, k, v,
-                            queries.sink_q.defined() ? std::optional(queries.sink_q) : std::nullopt,
-                            sequences, pattern, scale);
+  return FlashAttend::apply(queries.q, k, v, optional_tensor(queries.sink_q), sequences, pattern,
+                            scale);
 }
 
 std::pair<at::Tensor, at::Tensor> attend_with_lse(const Queries& queries, const at::Tensor& k,

@@ -262,14 +262,14 @@ def million_short_table(result):
     return rows
 
 
-def training_table(parts):
+def training_table(parts, million):
     rows = [["run", "tokens", "seconds", "tokens/s"]]
     runs = [(f"recovery, {name}", run)
             for name, run in parts.get("recovery", {}).get("training", {}).items()]
     runs += [(f"to 32K, {name}", run)
              for name, run in parts.get("32k", {}).get("training", {}).items()]
     runs += [(f"to 1M, {name}", found["training"])
-             for name, found in parts.get("million", {}).items()]
+             for name, found in million.items()]
     for name, run in runs:
         rows.append([name, f"{run['tokens']:,}", f"{run['seconds']:.0f}",
                      f"{run['tokens_per_s']:,.0f}"])
@@ -290,6 +290,8 @@ def speed_table(result):
 
 def tables(parts):
     made = {}
+    million = {name: found for stage, result in parts.items() if stage.startswith("million")
+               for name, found in result.items()}
     if "gates" in parts:
         made["gates"] = gates_table(parts["gates"])
     if "sparsity" in parts:
@@ -302,12 +304,12 @@ def tables(parts):
         made["recovery-summary"] = recovery_summary(parts["recovery"])
     if "32k" in parts:
         made["32k"] = wide_table(parts["32k"])
-    if "million" in parts:
-        made["million"] = million_table(parts["million"])
-        made["million-short"] = million_short_table(parts["million"])
+    if million:
+        made["million"] = million_table(million)
+        made["million-short"] = million_short_table(million)
     if "speed" in parts:
         made["speed"] = speed_table(parts["speed"])
-    made["training"] = training_table(parts)
+    made["training"] = training_table(parts, million)
     return made
 
 

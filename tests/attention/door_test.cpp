@@ -9,6 +9,7 @@
 
 #include "loza/attention/reference/torch_ops.h"
 #include "loza/attention/reference/visible.h"
+#include "tests/attention/paged_view.h"
 #include "tests/support/case_count.h"
 
 namespace loza::attention {
@@ -106,7 +107,7 @@ TEST(Door, KernelsAndTorchOperationsAgreeWithAMask) {
       EXPECT_EQ(out.scalar_type(), c.dtype);
       EXPECT_EQ(out.sizes(), expected.sizes());
       EXPECT_LE(error(out, expected), tolerance);
-      ++testing::case_count();
+      ++loza::testing::case_count();
     };
     check(attend(in.q, in.k, in.v, in.sequences, c.pattern, 0.3));
     check(torch_ops::attend(in.q, in.k, in.v, in.sequences, c.pattern, 0.3));
@@ -141,7 +142,7 @@ TEST(Door, StridedViewsAreReadAsTheyLie) {
     EXPECT_TRUE(attend(heads_first, k, v, sequences, pattern, 0.25).equal(expected));
     const at::Tensor turned = k.transpose(0, 2).contiguous().transpose(0, 2);
     EXPECT_TRUE(attend(q, turned, v, sequences, pattern, 0.25).equal(expected));
-    ++testing::case_count();
+    ++loza::testing::case_count();
   }
 }
 
@@ -166,7 +167,7 @@ TEST(Door, LeftOutKeysInKernelsAndTorchOperations) {
     some.skipped = {recent - 8};
     EXPECT_TRUE(attend(q, kept(k), kept(v), some, pattern, 0.3).equal(expected));
     EXPECT_LE(error(torch_ops::attend(q, kept(k), kept(v), some, pattern, 0.3), expected), 1e-6);
-    ++testing::case_count();
+    ++loza::testing::case_count();
   }
 }
 
@@ -186,36 +187,21 @@ TEST(Door, EmptyInputs) {
     const auto [out, lse] = attend_with_lse(zeros(3), zeros(0), zeros(0), blind, pattern, 1);
     EXPECT_TRUE(out.equal(zeros(3)));
     EXPECT_TRUE(lse.eq(-INFINITY).all().item<bool>());
-    ++testing::case_count();
+    ++loza::testing::case_count();
   }
 }
 
 TEST(Door, PagedKernelsAndTorchOperationsAgree) {
   torch::manual_seed(4);
   const std::int64_t page_len = 4, heads = 4, key_heads = 2, size = 8, num_pages = 40;
-  for (const auto& [tensor_dtype, dtype] : {std::pair{at::kFloat, DType::kF32},
-                                            {at::kBFloat16, DType::kBF16},
-                                            {at::kDouble, DType::kF64},
-                                            {at::kHalf, DType::kF16}}) {
+  for (const auto tensor_dtype : {at::kFloat, at::kBFloat16, at::kDouble, at::kHalf}) {
     for (const std::int64_t ring_pages : {0, 6}) {
       const at::Tensor pages =
           torch::randn({num_pages, page_len, 2 * key_heads * size}).to(tensor_dtype);
       const at::Tensor table =
           torch::randperm(num_pages, at::kInt).narrow(0, 0, 40).view({2, 20}).contiguous();
       const std::vector<std::int64_t> lengths{71, 2};
-      PagedKvView kv;
-      kv.dtype = dtype;
-      kv.pages = pages.data_ptr();
-      kv.page_stride = pages.stride(0);
-      kv.row_stride = pages.stride(1);
-      kv.page_len = page_len;
-      kv.k_head_stride = kv.v_head_stride = size;
-      kv.v_offset = key_heads * size;
-      kv.page_table = table.data_ptr<std::int32_t>();
-      kv.table_stride = 20;
-      kv.lengths = lengths.data();
-      kv.sink_pages = 2;
-      kv.ring_pages = ring_pages;
+      const PagedKvView kv = testing::view_of_pages(pages, table, lengths, key_heads, ring_pages);
       const at::Tensor q = torch::randn({2 * 3, heads, size}).to(tensor_dtype);
       const BlockPattern pattern{8, 1, 2};
       const at::Tensor out = attend_paged(q, kv, 2, key_heads, size, pattern, 0.3);
@@ -224,7 +210,7 @@ TEST(Door, PagedKernelsAndTorchOperationsAgree) {
                 tolerance_of(tensor_dtype));
       // Three new tokens where the sequence has two: the first sees nothing.
       EXPECT_TRUE(out[3].eq(0).all().item<bool>());
-      ++testing::case_count();
+      ++loza::testing::case_count();
     }
   }
 }
@@ -236,7 +222,7 @@ TEST(Door, WrongCallsAreRefused) {
   const auto refuses = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                            const Sequences& sequences) {
     EXPECT_THROW(attend(q, k, v, sequences, pattern, 1), std::logic_error);
-    ++testing::case_count();
+    ++loza::testing::case_count();
   };
   refuses(x.to(at::kDouble), x, x, whole);
   refuses(x.to(at::kInt), x.to(at::kInt), x.to(at::kInt), whole);

@@ -7,6 +7,7 @@
 #include "loza/attention/attention.h"
 #include "loza/attention/flash.h"
 #include "loza/attention/reference/torch_ops.h"
+#include "tests/attention/paged_view.h"
 #include "tests/attention/two_ways.h"
 #include "tests/support/case_count.h"
 
@@ -92,19 +93,7 @@ TEST_F(OnCuda, Decode) {
     const at::Tensor on_device = pages.cuda();
     const at::Tensor table = torch::randperm(64, at::kInt).view({2, 32}).contiguous();
     const std::vector<std::int64_t> lengths{ring_pages == 0 ? 250 : 61, 2};
-    PagedKvView kv;
-    kv.dtype = DType::kBF16;
-    kv.pages = pages.data_ptr();
-    kv.page_stride = pages.stride(0);
-    kv.row_stride = pages.stride(1);
-    kv.page_len = page_len;
-    kv.k_head_stride = kv.v_head_stride = size;
-    kv.v_offset = key_heads * size;
-    kv.page_table = table.data_ptr<std::int32_t>();
-    kv.table_stride = 32;
-    kv.lengths = lengths.data();
-    kv.sink_pages = 2;
-    kv.ring_pages = ring_pages;
+    const PagedKvView kv = testing::view_of_pages(pages, table, lengths, key_heads, ring_pages);
     for (const BlockPattern& of : {pattern, BlockPattern::full(16)}) {
       if (of.is_full() && ring_pages != 0) continue;
       const auto randn = [&] { return torch::randn({2 * 3, heads, size}).to(at::kBFloat16); };
