@@ -28,12 +28,15 @@ demo:
 	  $(if $(MODEL_DIR),--model $(MODEL_DIR),--gguf $(MODEL)) \
 	  $(if $(FAST),--fast) $(if $(FULL),--full)
 
-# Measures the method on a model, stage by stage, and writes evidence/report.html, and the tables of
-# docs/evidence.md and README.md. DEVICE=cuda: with a build of preset cuda-release, half an hour.
+# Measures the method on SmolLM2 and on models/mla-7m, stage by stage, and writes evidence/report.html,
+# and the tables of docs/evidence.md and README.md. DEVICE=cuda: with a build of preset cuda-release,
+# an hour on one GPU; GPUS=2: stages beside each other on two.
 # FAST=1: a small one on two cores, MODEL_DIR=...: your own model; these write a page alone, in
 # evidence-fast and evidence-MODEL.
 DEVICE := cpu
+GPUS := 0
 EVIDENCE := evidence$(if $(MODEL_DIR),-$(notdir $(MODEL_DIR:/=)))$(if $(FAST),-fast)
+EVIDENCE_OPTIONS = --device $(DEVICE) --gpus $(GPUS) $(if $(FAST),--fast)
 evidence: export LOZA = $(if $(filter cuda%,$(DEVICE)),build-cuda-release,$(BUILD))/loza
 evidence:
 	$(if $(FAST)$(filter cuda%,$(DEVICE)),,$(error on a CPU it would take days: FAST=1, or DEVICE=cuda))
@@ -41,8 +44,9 @@ evidence:
 	test -e .cache/corpus/code.txt || .venv/bin/python scripts/collect_text .cache/corpus
 	$(if $(filter cuda%,$(DEVICE)),,cmake --preset cpu-release && cmake --build $(BUILD) --target loza)
 	$(if $(MODEL_DIR),,test -d .cache/evidence-model || $$LOZA import $(MODEL) .cache/evidence-model --dtype bf16)
-	scripts/evidence run $(or $(MODEL_DIR),.cache/evidence-model) $(EVIDENCE) --device $(DEVICE) \
-	  $(if $(FAST),--fast)
+	scripts/evidence run $(or $(MODEL_DIR),.cache/evidence-model) $(EVIDENCE) $(EVIDENCE_OPTIONS)
+	$(if $(MODEL_DIR),,scripts/evidence run models/mla-7m $(EVIDENCE)/mla-7m $(EVIDENCE_OPTIONS) \
+	  --prose .cache/corpus/prose-heldout.txt --code .cache/corpus/code-heldout.txt)
 	scripts/evidence report $(EVIDENCE) $(if $(FAST)$(MODEL_DIR),--page-alone)
 
 # Rewrites the sources in the house's format.

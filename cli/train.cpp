@@ -164,15 +164,11 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
     }
     Json peaks = Json::object();
     for (const auto& [length, peak] : memory.by_length()) peaks[fmt::format("{}", length)] = peak;
-    const Json result = {{"steps", report.steps.size()},
-                         {"first_step", report.first_step},
-                         {"skipped", report.num_skipped},
-                         {"tokens", report.num_tokens},
-                         {"seconds", report.seconds},
-                         {"tokens_per_s", rate},
-                         {"peak_mib", memory.whole()},
-                         {"peak_mib_by_length", peaks},
-                         {"loss", kinds},
+    const Json result = {{"steps", report.steps.size()},       {"first_step", report.first_step},
+                         {"skipped", report.num_skipped},      {"tokens", report.num_tokens},
+                         {"seconds", report.seconds},          {"tokens_per_s", rate},
+                         {"peak_mib", memory.whole()},         {"peak_mib_by_length", peaks},
+                         {"peak_gpu_mib", memory.on_gpu()},    {"loss", kinds},
                          {"log", (run / "log.jsonl").string()}};
     fmt::print("{}\n", result.dump());
     return;
@@ -182,9 +178,10 @@ void print_report(const FinetuneReport& report, const TrainCommand& command, con
     fmt::print("| {} | {:.4f} | {:.4f} |\n", kind, mean_loss(first, kind), mean_loss(last, kind));
   }
   fmt::print(
-      "\n{} steps, {} skipped, {} tokens in {:.0f} s ({:.0f} tokens/s), peak memory {:.0f} MiB\n",
+      "\n{} steps, {} skipped, {} tokens in {:.0f} s ({:.0f} tokens/s), peak memory {:.0f} MiB{}\n",
       report.steps.size(), report.num_skipped, report.num_tokens, report.seconds, rate,
-      memory.whole());
+      memory.whole(),
+      memory.on_gpu() > 0 ? fmt::format(", {:.0f} MiB of the GPU's", memory.on_gpu()) : "");
   if (memory.by_length().size() > 1) {
     for (const auto& [length, peak] : memory.by_length()) {
       fmt::print("at {} tokens: peak memory {:.0f} MiB\n", length, peak);
@@ -217,7 +214,7 @@ void train_command(const TrainCommand& command, Group& group) {
     fs::create_directories(options.run);
     log.emplace(options.run / "log.jsonl", options.resume);
   }
-  PeakMemory memory;
+  PeakMemory memory(model.device());
   const auto after_step = [&](const StepReport& step) {
     if (log) log->append(step);
     memory.note(length_of_step(options.curriculum, step.step));
@@ -266,6 +263,10 @@ void add_data_options(CLI::App& app, TrainCommand& command) {
   app.add_option("--spread-to", command.spread_to,
                  "Positions that a generated document spans, jumping at its haystack, as in 1m; "
                  "0: as many as it has tokens")
+      ->capture_default_str();
+  app.add_option("--spread-share", command.finetune.data.spread_share,
+                 "Share of the generated documents that are spread")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--seed", command.finetune.train.seed, "Of the documents and of --init's weights")
       ->capture_default_str();

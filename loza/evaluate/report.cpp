@@ -65,6 +65,14 @@ Cell make_cell(const Group& group, const std::string& subject,
   return cell;
 }
 
+void note_costs(Cell& cell, const Group& group, const SubjectScores& subject) {
+  for (const std::size_t c : group.case_idx) {
+    const DocumentScore& score = subject.scores[c];
+    cell.seconds += score.seconds / static_cast<double>(cell.num_documents);
+    cell.peak_gpu_bytes = std::max(cell.peak_gpu_bytes, score.peak_gpu_bytes);
+  }
+}
+
 void compare(Cell& cell, const std::vector<UnitScore>& units,
              const std::vector<UnitScore>& baseline) {
   LOZA_CHECK(cell.num_answers == 0 || units.size() == baseline.size(), units.size(),
@@ -118,6 +126,11 @@ Json cell_json(const Cell& cell) {
   out["nll"] = interval_json(cell.nll);
   out["exact_match_difference"] = optional_interval_json(cell.exact_match_difference);
   out["nll_difference"] = optional_interval_json(cell.nll_difference);
+  out["seconds"] = cell.seconds;
+  constexpr double kMebibyte = 1 << 20;
+  if (cell.peak_gpu_bytes > 0) {
+    out["peak_gpu_mib"] = static_cast<double>(cell.peak_gpu_bytes) / kMebibyte;
+  }
   return out;
 }
 
@@ -167,6 +180,7 @@ EvalReport make_report(const std::vector<EvalCase>& cases,
     for (std::size_t s = 0; s < subjects.size(); ++s) {
       const std::vector<UnitScore> units = units_of(subjects[s], group);
       Cell cell = make_cell(group, subjects[s].name, units);
+      note_costs(cell, group, subjects[s]);
       if (s == 0) {
         baseline = units;
       } else {

@@ -21,6 +21,8 @@ struct Cell {
   std::int64_t num_tokens = 0;          // scored
   std::optional<Interval> exact_match;  // share of the answers; none for plain texts
   Interval nll;                         // nats a scored token
+  double seconds = 0;                   // a document
+  std::int64_t peak_gpu_bytes = 0;      // of any document; 0 on the CPU
   // The subject minus the first subject, unit by unit on the same documents; none for the
   // first subject itself, nor for nll where two tokenizers cut the answers differently.
   std::optional<Interval> exact_match_difference, nll_difference;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <numeric>
 #include <utility>
@@ -55,6 +56,8 @@ void warn_if_longer_than_trained(const Windows& windows, const EvalCase& eval_ca
 
 void append(DocumentScore& score, DocumentScore part) {
   score.units.insert(score.units.end(), part.units.begin(), part.units.end());
+  score.seconds += part.seconds;
+  score.peak_gpu_bytes = std::max(score.peak_gpu_bytes, part.peak_gpu_bytes);
 }
 
 }  // namespace

@@ -3,12 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <utility>
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
+#include "loza/model/device_peak.h"
 
 namespace loza {
 namespace {
@@ -138,6 +140,25 @@ ForwardBatch batch_of_stretch(const TokenizedDocument& document, std::int64_t be
   return batch;
 }
 
+// What a document takes. Scores are read from the device, so they end what was asked of it.
+class Meter {
+ public:
+  explicit Meter(at::Device device) : device_(device) { restart_device_peak(device); }
+
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  DocumentScore read(DocumentScore score) const {
+    score.seconds = seconds();
+    score.peak_gpu_bytes = peak_device_bytes(device_);
+    return score;
+  }
+
+ private:
+  at::Device device_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 // How far the plans agree on what every query sees.
 std::int64_t shared_len(const std::vector<AttentionPlan>& plans) {
   std::int64_t len = BlockPattern::full().exact_len();
@@ -178,20 +199,25 @@ std::vector<DocumentScore> score_under_plans(const Transformer& model,
   std::vector<DocumentScore> scores;
   if (prefix_len == 0) {
     for (const AttentionPlan& plan : plans) {
+      const Meter meter(model.device());
       PlannedCore core(plan);
       const at::Tensor hidden =
           model.forward(batch_of_stretch(document, 0, end, core, model.device()));
-      scores.push_back(score_hidden(model, hidden, document));
+      scores.push_back(meter.read(score_hidden(model, hidden, document)));
     }
     return scores;
   }
+  const Meter of_prefix(model.device());
   PrefixCore core(model.config().num_modules(), prefix_len);
   model.forward(batch_of_stretch(document, 0, prefix_len, core, model.device()));
+  const double prefix_seconds = of_prefix.seconds();
   for (const AttentionPlan& plan : plans) {
+    const Meter meter(model.device());
     core.resume(plan);
     const at::Tensor hidden =
         model.forward(batch_of_stretch(document, prefix_len, end, core, model.device()));
-    scores.push_back(score_hidden(model, hidden, document, prefix_len));
+    scores.push_back(meter.read(score_hidden(model, hidden, document, prefix_len)));
+    scores.back().seconds += prefix_seconds;
   }
   return scores;
 }

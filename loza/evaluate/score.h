@@ -27,6 +27,8 @@ constexpr std::int64_t kStretchLen = 64;
 // same units under every plan, so that plans can be compared unit by unit.
 struct DocumentScore {
   std::vector<UnitScore> units;
+  double seconds = 0;               // of running and scoring it
+  std::int64_t peak_gpu_bytes = 0;  // held meanwhile, the weights included; 0 on the CPU
 };
 
 // Scores a document from the model's hidden states, teacher-forced: token p is predicted by

@@ -59,12 +59,6 @@ void for_each_row(std::int64_t num_rows, std::int64_t row_size, const Body& body
   });
 }
 
-at::Tensor rms_norm_by_torch(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-  return (wide * scale * weight).to(x.scalar_type());
-}
-
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& strided,
@@ -134,22 +128,25 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
   }
 };
 
-at::Tensor rotate_by_torch(const at::Tensor& whole, const Rotation& rotation, std::int64_t prefix) {
+at::Tensor rotate_by_torch(const at::Tensor& whole, const at::Tensor& cos, const at::Tensor& sin,
+                           std::int64_t prefix, bool interleaved, float sin_sign) {
   using at::indexing::None, at::indexing::Slice;
-  const at::Tensor x = whole.narrow(-1, prefix, whole.size(-1) - prefix);
-  const std::int64_t half = x.size(-1) / 2;
-  const Slice first = rotation.interleaved ? Slice(0, None, 2) : Slice(0, half);
-  const Slice second = rotation.interleaved ? Slice(1, None, 2) : Slice(half, None);
-  const at::Tensor a = x.index({at::indexing::Ellipsis, first});
-  const at::Tensor b = x.index({at::indexing::Ellipsis, second});
-  const at::Tensor cos = rotation.cos.unsqueeze(1), sin = rotation.sin.unsqueeze(1);
-  const at::Tensor turned_a = a * cos - b * sin, turned_b = b * cos + a * sin;
-  const at::Tensor turned = rotation.interleaved ? at::stack({turned_a, turned_b}, -1).flatten(-2)
-                                                 : at::cat({turned_a, turned_b}, -1);
-  return at::cat({whole.narrow(-1, 0, prefix), turned.to(x.scalar_type())}, -1);
+  at::Tensor out = at::empty(whole.sizes(), whole.options());
+  out.narrow(-1, 0, prefix).copy_(whole.narrow(-1, 0, prefix));
+  const auto half_of = [&](const at::Tensor& heads, bool second) {
+    const at::Tensor pairs = heads.narrow(-1, prefix, heads.size(-1) - prefix);
+    const std::int64_t half = pairs.size(-1) / 2;
+    if (!interleaved) return pairs.narrow(-1, second ? half : 0, half);
+    return pairs.index({at::indexing::Ellipsis, Slice(second ? 1 : 0, None, 2)});
+  };
+  const at::Tensor a = half_of(whole, false), b = half_of(whole, true);
+  const at::Tensor cosines = cos.unsqueeze(1), sines = sin.unsqueeze(1);
+  at::Tensor out_a = half_of(out, false), out_b = half_of(out, true);
+  at::sub_out(out_a, a * cosines, b * sines, sin_sign);
+  at::add_out(out_b, b * cosines, a * sines, sin_sign);
+  return out;
 }
 
-// sin_sign -1 turns back, which is how gradients turn, too.
 at::Tensor rotate_by_rows(const at::Tensor& strided, const at::Tensor& cos, const at::Tensor& sin,
                           std::int64_t prefix, bool interleaved, float sin_sign) {
   const at::Tensor x = with_contiguous_rows(strided);
@@ -167,6 +164,13 @@ at::Tensor rotate_by_rows(const at::Tensor& strided, const at::Tensor& cos, cons
   return out;
 }
 
+// sin_sign -1 turns back, which is how gradients turn, too.
+at::Tensor turned(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+                  std::int64_t prefix, bool interleaved, float sin_sign) {
+  return has_row_kernels(x) ? rotate_by_rows(x, cos, sin, prefix, interleaved, sin_sign)
+                            : rotate_by_torch(x, cos, sin, prefix, interleaved, sin_sign);
+}
+
 class Rotate : public torch::autograd::Function<Rotate> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos,
@@ -174,13 +178,13 @@ class Rotate : public torch::autograd::Function<Rotate> {
     context->save_for_backward({cos, sin});
     context->saved_data["prefix"] = prefix;
     context->saved_data["interleaved"] = interleaved;
-    return rotate_by_rows(x, cos, sin, prefix, interleaved, 1);
+    return turned(x, cos, sin, prefix, interleaved, 1);
   }
 
   static variable_list backward(AutogradContext* context, variable_list d_outs) {
     const variable_list saved = context->get_saved_variables();
-    return {rotate_by_rows(d_outs[0], saved[0], saved[1], context->saved_data["prefix"].toInt(),
-                           context->saved_data["interleaved"].toBool(), -1),
+    return {turned(d_outs[0], saved[0], saved[1], context->saved_data["prefix"].toInt(),
+                   context->saved_data["interleaved"].toBool(), -1),
             {},
             {},
             {},
@@ -191,7 +195,8 @@ class Rotate : public torch::autograd::Function<Rotate> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return has_row_kernels(x) ? RmsNorm::apply(x, weight, eps) : rms_norm_by_torch(x, weight, eps);
+  return has_row_kernels(x) ? RmsNorm::apply(x, weight, eps)
+                            : at::rms_norm(x, {x.size(-1)}, weight, eps);
 }
 
 at::Tensor swiglu(const at::Tensor& gate_up) {
@@ -202,9 +207,7 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, std::int64_t prefix) {
   LOZA_CHECK(x.dim() == 3 && x.size(2) == prefix + 2 * rotation.cos.size(1), x.size(2), prefix);
-  return has_row_kernels(x)
-             ? Rotate::apply(x, rotation.cos, rotation.sin, prefix, rotation.interleaved)
-             : rotate_by_torch(x, rotation, prefix);
+  return Rotate::apply(x, rotation.cos, rotation.sin, prefix, rotation.interleaved);
 }
 
 }  // namespace loza

@@ -20,6 +20,7 @@ namespace {
 
 // Keeps a run's generated documents apart from those of an evaluation with the same seed.
 constexpr std::uint64_t kDataSalt = 0x6C6F7A612D646174ull;
+constexpr std::uint64_t kSpreadSalt = 0x7370726561642D31ull;
 
 std::vector<std::string> split_names(const std::string& text) {
   std::vector<std::string> names;
@@ -74,6 +75,7 @@ struct Data::Source {
   std::vector<TokenizedDocument> documents;
 
   TaskOptions task_options;  // haystacks below
+  double spread_share = 1;
   std::optional<Haystack> prose, code;
   EncodeText encode;
 
@@ -122,6 +124,7 @@ void Data::Source::prepare_task(const DataOptions& options) {
   task_options.length = options.length;
   task_options.num_questions = options.num_questions;
   task_options.spread_to = options.spread_to;
+  spread_share = options.spread_share;
   task_options.prose = prose ? &*prose : nullptr;
   task_options.code = code ? &*code : nullptr;
   task_options.count_tokens = [this](std::string_view text) {
@@ -133,6 +136,10 @@ TokenizedDocument Data::Source::draw(std::uint64_t seed, std::int64_t index) con
   if (task != nullptr) {
     TaskOptions seeded = task_options;
     seeded.seed = seed ^ kDataSalt;
+    if (keyed_random(seed ^ kSpreadSalt, static_cast<std::uint64_t>(index)).uniform() >=
+        spread_share) {
+      seeded.spread_to = 0;
+    }
     return tokenize_document(make_document(kind, seeded, index), encode);
   }
   const auto n = static_cast<std::int64_t>(documents.size());

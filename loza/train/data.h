@@ -25,6 +25,7 @@ struct DataOptions {
   std::int64_t length = 2048;         // tokens of a generated document
   std::int64_t num_questions = 8;     // of a generated document
   std::int64_t spread_to = 0;         // positions that one spans (TaskOptions); 0: its tokens
+  double spread_share = 1;            // of the generated documents, chosen by chance
   std::filesystem::path prose, code;  // haystacks of the tasks that need one; may be empty
 };
 

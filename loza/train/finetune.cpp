@@ -29,7 +29,9 @@ std::string data_name(const FinetuneOptions& options) {
                                  options.data.sources, options.data.num_questions,
                                  options.data.prose.string(), options.data.code.string(),
                                  static_cast<int>(options.loss.on), options.loss.text_weight);
-  if (options.data.spread_to > 0) name += fmt::format("; spread to {}", options.data.spread_to);
+  if (options.data.spread_to > 0) {
+    name += fmt::format("; {} spread to {}", options.data.spread_share, options.data.spread_to);
+  }
   for (const LengthStage& stage : options.curriculum) {
     name += fmt::format("; {}:{}", stage.length, stage.num_steps);
   }

@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <map>
+#include <numeric>
+#include <vector>
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
@@ -102,12 +104,14 @@ void Optimizer::round_to_parameters() {
 }
 
 double Optimizer::grad_norm() const {
-  double sum = 0;
+  std::vector<at::Tensor> squares;  // read together: on a GPU each look waits for all before it
   for (const auto& [name, tensor] : masters_) {
-    if (!tensor.grad().defined()) continue;
-    sum += tensor.grad().to(at::kDouble).square().sum().item<double>();
+    if (tensor.grad().defined()) squares.push_back(tensor.grad().to(at::kDouble).square().sum());
   }
-  return std::sqrt(sum);
+  if (squares.empty()) return 0;
+  const at::Tensor on_host = at::stack(squares).cpu();
+  const double* const values = on_host.const_data_ptr<double>();
+  return std::sqrt(std::accumulate(values, values + on_host.numel(), 0.0));
 }
 
 void Optimizer::scale_grads(double factor) {

@@ -12,6 +12,7 @@ import json
 import re
 
 NEEDLES = ["niah", "noise", "lines"]
+SMALL = "mla-7m"  # the folder of the small model
 TEXTS = {"ppl": "prose", "ppl-code": "code"}
 
 
@@ -137,28 +138,52 @@ def rank_correlation(a, b):
     return covariance / scale**0.5 if scale > 0 else None  # all alike
 
 
-def gates_table(result):
-    rows = [["gates by", "seeds", "tokens a seed", "seconds a seed", "seeds' rank correlation",
+def gates_runs(parts):
+    """Every calibration by the name that tables show."""
+    variations = parts.get("criteria", {}).get("variations", {})
+    return {**parts["gates"], **parts.get("criteria", {}).get("criteria", {}),
+            **{f"alpha, {name}": run for name, run in variations.items()}}
+
+
+def gates_table(parts, on_two_cores):
+    """on_two_cores: the same stages as they were there, or nothing."""
+    runs = gates_runs(parts)
+    slow = gates_runs(on_two_cores) if "gates" in on_two_cores else {}
+    rows = [["gates by", "seeds", "tokens a seed", "seconds a seed",
+             *(["on two cores"] if slow else []), "seeds' rank correlation",
              "same full modules, %", "tied at the cut", "rank correlation with alpha",
              "full modules of alpha's, %"]]
-    alpha = result["criteria"]["alpha"]["report"]
+    alpha = runs["alpha"]["report"]
 
     def shown(value, form):
         return "" if value is None else format(value, form)
 
-    for name, run in [*result["criteria"].items(),
-                      *((f"alpha, {name}", run) for name, run in result["variations"].items())]:
+    def seconds(run):
+        return f"{run['report']['seconds'] / len(run['report']['seeds']):.0f}"
+
+    for name, run in runs.items():
         report = run["report"]
         count, stability = len(report["seeds"]), report["stability"]
         full = [kind == "0" for kind in report["layer_type"]]
         same = sum(mine and theirs == "0" for mine, theirs in zip(full, alpha["layer_type"]))
-        rows.append([name, str(count), f"{report['tokens'] / count:,.0f}",
-                     f"{report['seconds'] / count:.0f}",
+        rows.append([name, str(count), f"{report['tokens'] / count:,.0f}", seconds(run),
+                     *([seconds(slow[name]) if name in slow else ""] if slow else []),
                      shown(stability["rank_correlation"], ".2f"),
                      shown(stability["overlap"] and 100 * stability["overlap"], ".0f"),
                      str(stability["num_tied_at_cut"]),
                      shown(rank_correlation(report["alpha"], alpha["alpha"]), ".2f"),
                      f"{100 * same / sum(full):.0f}"])
+    return rows
+
+
+def modules_table(parts):
+    """Which modules each criterion keeps full."""
+    rows = [["gates by", "full modules, most needed first"]]
+    for name, run in gates_runs(parts).items():
+        report = run["report"]
+        full = [i for i, kind in enumerate(report["layer_type"]) if kind == "0"]
+        full.sort(key=lambda i: -report["alpha"][i])
+        rows.append([name, " ".join(map(str, full))])
     return rows
 
 
@@ -178,52 +203,92 @@ def sparsity_table(result):
     return rows
 
 
+RECOVERED = [("dense-", "dense, trained alike"), ("zigzag-", "zigzag, trained")]
+
+
+def recovered(report):
+    """What a column shows, and its subjects: one a seed."""
+    names = [subject["name"] for subject in report["subjects"]]
+    return [("dense, before", names[:1])] + [
+        (shown, [name for name in names[1:] if name.startswith(prefix)])
+        for prefix, shown in RECOVERED]
+
+
+def pooled_seeds(report, task, length, names):
+    """(share of hits, nats a token, answers) over several subjects; no hits of a plain text."""
+    found = [cell(report, task, length, name) for name in names]
+    tokens = sum(one["tokens"] for one in found)
+    nll = sum(one["nll"]["value"] * one["tokens"] for one in found) / tokens
+    answers = sum(one["answers"] for one in found)
+    if not answers:
+        return None, nll, 0
+    hits = sum(one["exact_match"]["value"] * one["answers"] for one in found)
+    return hits / answers, nll, answers
+
+
+def pooled_score(hits, nll):
+    return f"{nll:.3f}" if hits is None else f"{100 * hits:.0f} / {nll:.2f}"
+
+
+def wilson(hits, answers):
+    """The 95 % interval of a share, in percent."""
+    z = 1.959964
+    middle = (hits + z * z / (2 * answers)) / (1 + z * z / answers)
+    half = z / (1 + z * z / answers) * (hits * (1 - hits) / answers
+                                        + z * z / (4 * answers**2))**0.5
+    return f"[{100 * (middle - half):.0f}, {100 * (middle + half):.0f}]"
+
+
 def recovery_table(result):
     report = result["scores"]
-    names = [subject["name"] for subject in report["subjects"]]
-    shown = dict(zip(names, ["dense, before", "dense, trained alike", "zigzag, trained"]))
-    rows = [["task", *[shown[name] for name in names]]]
+    columns = recovered(report)
+    rows = [["task", *(shown for shown, names in columns)]]
     for task in tasks_of(report):
         for length in lengths_of(report):
             rows.append([f"{TEXTS.get(task, task)} {length_name(length)}"] +
-                        [score(cell(report, task, length, name)) for name in names])
+                        [pooled_score(*pooled_seeds(report, task, length, names)[:2])
+                         for shown, names in columns])
     return rows
 
 
 def recovery_summary(result):
     """What is in the README: needles and lines pooled, by length."""
     report = result["scores"]
-    names = [subject["name"] for subject in report["subjects"]]
-    shown = dict(zip(names, ["dense, untrained", "dense, trained alike", "zigzag, trained"]))
     lengths = lengths_of(report)
+    asked = [task for task in NEEDLES if task in tasks_of(report)]
     rows = [["hits on lines, niah and noise, %"] + [length_name(length) for length in lengths] +
             ["prose, nats", "code, nats"]]
-    for name in names:
-        row = [shown[name]]
+    for shown, names in recovered(report):
+        row = [shown]
         for length in lengths:
-            asked = [cell(report, task, length, name) for task in NEEDLES]
-            found = [one for one in asked if one is not None]
-            answers = sum(one["answers"] for one in found)
-            hits = sum(one["exact_match"]["value"] * one["answers"] for one in found)
-            row.append(f"{100 * hits / answers:.0f}")
-        rows.append(row + [nats(mean_nll(report, text, name)) for text in TEXTS])
+            pools = [pooled_seeds(report, task, length, names) for task in asked]
+            answers = sum(pool[2] for pool in pools)
+            row.append(f"{100 * sum(pool[0] * pool[2] for pool in pools) / answers:.0f}")
+        texts = [[mean_nll(report, text, name) for name in names] for text in TEXTS]
+        rows.append(row + [nats(None if None in values else sum(values) / len(values))
+                           for values in texts])
     return rows
 
 
 def recovery_tasks(result):
-    """Each task over its lengths together."""
+    """Each task over its lengths and seeds together."""
     report = result["scores"]
-    names = [subject["name"] for subject in report["subjects"]]
-    rows = [["task, all lengths", "answers", "dense, before", "dense, trained alike",
-             "zigzag, trained"]]
+    columns = recovered(report)
+    rows = [["task, all lengths", "answers a trained column", *(shown for shown, _ in columns)]]
     for task in tasks_of(report):
-        if task in TEXTS:
-            rows.append([TEXTS[task], ""] + [nats(mean_nll(report, task, name))
-                                             for name in names])
-            continue
-        pools = [pooled(report, [task], name) for name in names]
-        rows.append([task, str(pools[0][2])] + [f"{100 * pool[0]:.0f} / {pool[1]:.2f}"
-                                               for pool in pools])
+        row, answers = [], 0
+        for _, names in columns:
+            cells = [pooled_seeds(report, task, length, names) for length in lengths_of(report)]
+            tokens = [sum(cell(report, task, length, name)["tokens"] for name in names)
+                      for length in lengths_of(report)]
+            nll = sum(one[1] * count for one, count in zip(cells, tokens)) / sum(tokens)
+            answers = sum(one[2] for one in cells)
+            if not answers:
+                row.append(f"{nll:.3f}")
+                continue
+            hits = sum(one[0] * one[2] for one in cells) / answers
+            row.append(f"{100 * hits:.0f} {wilson(hits, answers)} / {nll:.2f}")
+        rows.append([TEXTS.get(task, task), str(answers) if answers else "", *row])
     return rows
 
 
@@ -236,29 +301,57 @@ def wide_table(result):
     return by_length(report, tasks_of(report), subjects)
 
 
-def million_table(result):
-    rows = [["", "task", "32K", "128K", "512K", "1M"]]
-    for name, found in result.items():
-        tasks = dict.fromkeys(tasks_of(found["scores"]) + tasks_of(found["far"]))
+def million_runs(parts):
+    """Each variant with all that was found of it, in several stages."""
+    runs = {}
+    for stage, result in parts.items():
+        if stage.startswith("million"):
+            for name, found in result.items():
+                runs.setdefault(name, {}).update(found)
+    return runs
+
+
+def long_cells(found, task, length):
+    return [one for part in ("scores", "far", "far_lines") if part in found
+            for one in found[part]["cells"] if (one["task"], one["length"]) == (task, length)]
+
+
+LONG = (1 << 15, 1 << 17, 1 << 19, 1 << 20)
+
+
+def million_table(runs):
+    rows = [["", "task", *map(length_name, LONG)]]
+    for name, found in runs.items():
+        tasks = dict.fromkeys(task for part in ("scores", "far", "far_lines") if part in found
+                              for task in tasks_of(found[part]))
         for task in tasks:
-            row = [name, task]
-            for length in (1 << 15, 1 << 17, 1 << 19, 1 << 20):
-                values = [cell(report, task, length, subject["name"])
-                          for report in (found["scores"], found["far"])
-                          for subject in report["subjects"]]
-                values = [value for value in values if value is not None]
-                row.append(score(values[0], interval=True) if values else "not run")
-            rows.append(row)
+            cells = [long_cells(found, task, length) for length in LONG]
+            rows.append([name, task, *(score(values[0], interval=True) if values else "not run"
+                                       for values in cells)])
     return rows
 
 
-def million_short_table(result):
+def million_short_table(runs):
     rows = [["nats a token at 8K", "prose", "code"]]
-    for name, found in result.items():
+    for name, found in runs.items():
         report = found["short"]
         for subject, shown in zip(report["subjects"], ("the original model", name)):
-            rows.append([shown] + [nats(mean_nll(report, text, subject["name"]))
-                                   for text in TEXTS])
+            row = [shown] + [nats(mean_nll(report, text, subject["name"])) for text in TEXTS]
+            if row not in rows:
+                rows.append(row)
+    return rows
+
+
+def million_cost_table(runs):
+    """Of one document of needles."""
+    rows = [["seconds / GiB of the GPU's memory", *map(length_name, LONG)]]
+    for name, found in runs.items():
+        row = [name]
+        for length in LONG:
+            values = [one for one in long_cells(found, "niah", length) if "peak_gpu_mib" in one]
+            row.append(f"{values[0]['seconds']:.2f} / {values[0]['peak_gpu_mib'] / 1024:.0f}"
+                       if values else "not run")
+        rows.append(row)
     return rows
 
 
@@ -268,8 +361,8 @@ def training_table(parts, million):
             for name, run in parts.get("recovery", {}).get("training", {}).items()]
     runs += [(f"to 32K, {name}", run)
              for name, run in parts.get("32k", {}).get("training", {}).items()]
-    runs += [(f"to 1M, {name}", found["training"])
-             for name, found in million.items()]
+    runs += [(f"to 1M, {name}, run {i + 1}", run) for name, found in million.items()
+             for i, run in enumerate(found["training"])]
     for name, run in runs:
         rows.append([name, f"{run['tokens']:,}", f"{run['seconds']:.0f}",
                      f"{run['tokens_per_s']:,.0f}"])
@@ -288,12 +381,11 @@ def speed_table(result):
     return rows
 
 
-def tables(parts):
+def tables_of_model(parts, on_two_cores):
     made = {}
-    million = {name: found for stage, result in parts.items() if stage.startswith("million")
-               for name, found in result.items()}
     if "gates" in parts:
-        made["gates"] = gates_table(parts["gates"])
+        made["gates"] = gates_table(parts, on_two_cores)
+        made["modules"] = modules_table(parts)
     if "sparsity" in parts:
         made["sparsity"] = sparsity_table(parts["sparsity"])
     if "choices" in parts:
@@ -301,16 +393,32 @@ def tables(parts):
     if "recovery" in parts:
         made["recovery"] = recovery_table(parts["recovery"])
         made["recovery-tasks"] = recovery_tasks(parts["recovery"])
+    return made
+
+
+def below(stages, folder):
+    """The results that were measured into a folder of the evidence's, by stage."""
+    return {name[len(folder):]: stage["result"] for name, stage in stages.items()
+            if name.startswith(folder)}
+
+
+def tables(stages):
+    parts = {name: stage["result"] for name, stage in stages.items() if "/" not in name}
+    made = tables_of_model(parts, below(stages, "cpu/"))
+    if "recovery" in parts:
         made["recovery-summary"] = recovery_summary(parts["recovery"])
     if "32k" in parts:
         made["32k"] = wide_table(parts["32k"])
+    million = million_runs(parts)
     if million:
         made["million"] = million_table(million)
         made["million-short"] = million_short_table(million)
+        made["million-cost"] = million_cost_table(million)
     if "speed" in parts:
         made["speed"] = speed_table(parts["speed"])
     made["training"] = training_table(parts, million)
-    return made
+    small = tables_of_model(below(stages, f"{SMALL}/"), {})
+    return {**made, **{f"{SMALL}-{name}": table for name, table in small.items()}}
 
 
 def markdown(table):
@@ -340,6 +448,7 @@ white-space:nowrap}td:first-child,th:first-child{text-align:left}h2{margin-top:2
 
 TITLES = {
     "gates": "What calibration costs, and how stable it is",
+    "modules": "Which modules stay full",
     "choices": "Half of the modules streaming, without any training",
     "sparsity": "Other shares of streaming modules",
     "recovery-summary": "After a short training run",
@@ -348,9 +457,12 @@ TITLES = {
     "32k": "From 8K to 32K: hits in percent / nats an answer token",
     "million": "From 8K to a million: hits in percent with their 95 % interval / nats",
     "million-short": "What it costs at 8K",
+    "million-cost": "Reading one document: seconds, and memory with the weights",
     "training": "The training runs",
     "speed": "Speed and memory on the GPU, libtorch's operations",
 }
+TITLES |= {f"{SMALL}-{name}": f"{SMALL}: {title[0].lower()}{title[1:]}"
+           for name, title in TITLES.items()}
 
 
 def page(made, stages):
@@ -372,14 +484,24 @@ def page(made, stages):
     return "\n".join(out)
 
 
-def write(out, root):
-    results = out / "results.json"  # is kept; parts are what this folder's runs have left
-    stages = json.loads(results.read_text()) if results.exists() else {}
-    for path in sorted((out / "parts").glob("*.json")):
+def measured(folder, prefix=""):
+    found = {}
+    for path in sorted((folder / "parts").glob("*.json")):
         stage = json.loads(path.read_text())
-        stages[stage["stage"]] = stage
+        found[prefix + stage["stage"]] = stage
+    return found
+
+
+def write(out, root):
+    """results.json is kept; parts are what this folder's runs have left, and those of the folders
+    in it: another model's, or another machine's."""
+    results = out / "results.json"
+    stages = json.loads(results.read_text()) if results.exists() else {}
+    stages |= measured(out)
+    for folder in sorted(path.parent for path in out.glob("*/parts")):
+        stages |= measured(folder, f"{folder.name}/")
     results.write_text(json.dumps(stages) + "\n")
-    made = tables({name: stage["result"] for name, stage in stages.items()})
+    made = tables(stages)
     (out / "report.html").write_text(page(made, stages))
     for document in ("README.md", "docs/evidence.md") if root is not None else ():
         fill(root / document, made)
