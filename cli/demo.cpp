@@ -56,10 +56,7 @@ void add_demo(CLI::App& app) {
   auto* fast = command->add_flag("--fast", options->fast, "Few documents: under two minutes");
   command->add_flag("--full", options->full, "More documents, also of 7,600 tokens: an hour")
       ->excludes(fast);
-  command
-      ->add_option("--dtype", options->demo.dtype,
-                   "fp32, bf16, or auto: what the processor does fast")
-      ->capture_default_str();
+  add_model_options(*command, options->demo.placement);
   command->add_flag("--json", options->json, "Print the report's JSON");
   command->footer("Example: loza demo --gguf SmolLM2-135M-Instruct.Q4_1.gguf --out demo");
   command->callback([options] { demo(*options); });

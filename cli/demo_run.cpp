@@ -15,6 +15,7 @@
 
 #include "cli/named_plans.h"
 #include "loza/base/error.h"
+#include "loza/base/file.h"
 #include "loza/base/parallel_for.h"
 #include "loza/base/progress.h"
 #include "loza/calibrate/calibrate.h"
@@ -31,6 +32,7 @@
 #include "loza/tasks/tokenized.h"
 #include "loza/tokenizer/tokenizer.h"
 #include "loza/train/data.h"
+#include "loza/train/finetune.h"
 
 namespace loza::cli {
 namespace {
@@ -39,6 +41,9 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kCalibrationLength = 704;  // 2.75 times what blocks of 32 see whole
+// A short training run: enough to see losses fall, in seconds for a small model.
+constexpr std::int64_t kRecoverySteps = 8, kRecoveryDocuments = 4;
+constexpr double kRecoveryRate = 3e-4;
 // A model for a shorter context than this streams in smaller blocks, or nothing would be left out.
 constexpr std::int64_t kShortestUsualContext = 2048, kBlocksOfShortContext = 64;
 constexpr std::uint64_t kEvaluationSeed = 1000;
@@ -68,10 +73,10 @@ std::string name_of(const fs::path& folder) {
 
 // A model folder, opened.
 struct Opened {
-  explicit Opened(const fs::path& folder, const std::string& dtype)
+  Opened(const fs::path& folder, const ModelOptions& placement)
       : checkpoint(folder),
         tokenizer(Tokenizer::from_folder(folder)),
-        model(Transformer::load(checkpoint, parse_dtype(dtype))) {}
+        model(load_model(checkpoint, placement)) {}
 
   AttentionPlan plan() const {
     return read_plan(checkpoint.config(), model.config().num_modules(),
@@ -93,6 +98,7 @@ class Demo {
     step("calibrate", [&] { calibrate_gates(); });
     step("evaluate", [&] { evaluate(); });
     step("convert", [&] { convert(); });
+    if (scale_.num_recovery_steps > 0) step("recover", [&] { recover(); });
     step("answer", [&] { answer(); });
     step("time", [&] { time(); });
     report_.seconds = seconds_since(start_);
@@ -114,6 +120,7 @@ class Demo {
   void import();
   void note_facts();
   void fit_to_context();
+  void split_prose();
   void drop_long_lengths(std::int64_t longest);
 
   void calibrate_gates();
@@ -126,15 +133,18 @@ class Demo {
                                        const Haystack* code) const;
 
   void convert();
+  void recover();
+  FinetuneOptions recovery_options() const;
 
   void answer();
   DemoReport::Answer generate(const std::string& subject, const Opened& opened,
                               const AttentionPlan& plan, const std::vector<std::int64_t>& prompt,
-                              const std::string& expected) const;
+                              const std::string& expected, std::int64_t max_new) const;
 
   void time();
 
   fs::path zigzag_folder() const { return options_.out / "model-zigzag"; }
+  fs::path recovered_folder() const { return options_.out / "model-recovered"; }
 
   const DemoOptions& options_;
   DemoScale scale_;
@@ -143,6 +153,7 @@ class Demo {
   std::string calibration_tasks_ = "lines,niah,noise";
   Clock::time_point start_ = Clock::now();
   DemoReport report_;
+  fs::path prose_ = options_.prose, prose_to_train_;
   fs::path dense_folder_;
   std::optional<Opened> dense_;
   std::vector<EvalCase> cases_;          // that were scored
@@ -161,7 +172,7 @@ void Demo::import() {
     remove_model_folder(dense_folder_);
     import_gguf(options_.gguf, dense_folder_, {});
   }
-  dense_.emplace(dense_folder_, options_.dtype);
+  dense_.emplace(dense_folder_, options_.placement);
   fit_to_context();
   note_facts();
 }
@@ -178,11 +189,26 @@ void Demo::fit_to_context() {
     scale_.answers = {{longest, num_documents}};
     scale_.texts = {{longest, num_documents}};
     scale_.speed_lengths = {longest / 4, longest};
+    scale_.num_recovery_steps = kRecoverySteps;
+    split_prose();
     report_.notes.push_back(
         fmt::format("The model is made for {} tokens: its modules stream in blocks of {}.", longest,
                     pattern_.block_size));
   }
   drop_long_lengths(longest);
+}
+
+// The second half of the text is to train on, the first one to score.
+void Demo::split_prose() {
+  const std::string text = read_file(options_.prose);
+  const std::size_t middle = text.find('\n', text.size() / 2);
+  if (middle == std::string::npos) {
+    throw_bad_input(options_.prose.string(), "a text of several lines", "one line");
+  }
+  prose_ = options_.out / "prose-scored.txt";
+  prose_to_train_ = options_.out / "prose-trained-on.txt";
+  write_file_atomic(prose_, text.substr(0, middle));
+  write_file_atomic(prose_to_train_, text.substr(middle + 1));
 }
 
 // Beyond what the model is made for there is nothing to compare.
@@ -217,6 +243,7 @@ void Demo::note_facts() {
        fmt::format("{} + {} blocks of {}, documents of {} tokens", calibration_pattern_.sink_blocks,
                    calibration_pattern_.recent_blocks, calibration_pattern_.block_size,
                    kCalibrationLength)},
+      {"computed on", options_.placement.device},
       {"processor", processor_name()},
       {"threads", fmt::format("{}", num_threads())},
       {"loza", LOZA_VERSION}};
@@ -238,7 +265,7 @@ DemoReport::Gates Demo::run_criterion(const std::string& criterion, std::int64_t
   DataOptions data_options;
   data_options.sources = calibration_tasks_;
   data_options.length = kCalibrationLength;
-  data_options.prose = options_.prose;
+  data_options.prose = prose_;
   data_options.code = options_.code;
   CalibrateOptions options;
   options.criterion = criterion;
@@ -321,7 +348,7 @@ std::vector<EvalCase> Demo::cases_of_round(std::int64_t index, const Haystack* p
 // A round has at most one document of every task and length, the same for all plans: stopping
 // after any of them leaves a fair comparison.
 void Demo::evaluate() {
-  const Haystack prose = Haystack::from_file(options_.prose);
+  const Haystack prose = Haystack::from_file(prose_);
   const Haystack code = Haystack::from_file(options_.code);
   const std::vector<NamedPlan> named = plans();
   std::int64_t num_rounds = 0;
@@ -364,6 +391,45 @@ void Demo::convert() {
   const NamedPlan plan =
       plan_from_gates(options_.out / "gates.json", dense_->model, {options_.sparsity, pattern_});
   convert_model(dense_folder_, zigzag_folder(), {plan.plan, {}});
+}
+
+// --- Recover ----------------------------------------------------------------------------
+
+// Half questions, half prose that nothing is scored on.
+FinetuneOptions Demo::recovery_options() const {
+  const std::int64_t longest = dense_->model.config().max_position;
+  FinetuneOptions options;
+  options.data.sources =
+      fmt::format("{},{}*2", calibration_tasks_, fs::absolute(prose_to_train_).string());
+  options.data.prose = prose_;
+  options.data.code = options_.code;
+  options.curriculum = {{longest, scale_.num_recovery_steps}};
+  options.train.documents_per_step = kRecoveryDocuments;
+  options.train.tokens_per_pass = 2 * longest;
+  options.train.clip_norm = 1;
+  options.train.schedule.peak = kRecoveryRate;
+  options.train.schedule.decay = Schedule::Decay::kCosine;
+  options.train.schedule.decay_steps = scale_.num_recovery_steps;
+  return options;
+}
+
+void Demo::recover() {
+  remove_model_folder(recovered_folder());
+  {
+    Opened zigzag(zigzag_folder(), options_.placement);
+    finetune(zigzag.model, zigzag.checkpoint, zigzag.tokenizer, recovery_options(),
+             recovered_folder(), {});
+  }
+  const Opened recovered(recovered_folder(), options_.placement);
+  std::vector<SubjectScores> scores =
+      score_cases(recovered.model, recovered.tokenizer, report_.model,
+                  {{kRecovered, recovered.plan()}}, cases_, {.title = "evaluating again"});
+  subjects_.push_back(std::move(scores[0]));
+  report_.quality = make_report(cases_, subjects_);
+  report_.notes.push_back(fmt::format(
+      "'{}' has {} steps of {} documents behind it, half of them prose of the kind that "
+      "is scored; no other row was trained.",
+      kRecovered, scale_.num_recovery_steps, kRecoveryDocuments));
 }
 
 // --- Answer -----------------------------------------------------------------------------
@@ -415,15 +481,14 @@ bool begins_with_number(const std::string& text, const std::string& number) {
 DemoReport::Answer Demo::generate(const std::string& subject, const Opened& opened,
                                   const AttentionPlan& plan,
                                   const std::vector<std::int64_t>& prompt,
-                                  const std::string& expected) const {
-  constexpr std::int64_t kMaxNew = 16;
+                                  const std::string& expected, std::int64_t max_new) const {
   EngineOptions engine_options;
   engine_options.max_sequences = 1;
-  engine_options.num_tokens = static_cast<std::int64_t>(prompt.size()) + kMaxNew;
+  engine_options.num_tokens = static_cast<std::int64_t>(prompt.size()) + max_new;
   Engine engine(opened.model, plan, &opened.tokenizer, engine_options);
   Request request;
   request.prompt = prompt;
-  request.max_new = kMaxNew;
+  request.max_new = max_new;
   request.stops = {"\n"};
   request.stop_ids = {opened.tokenizer.eos_id()};
   const Completion completion = engine.generate(std::move(request));
@@ -457,10 +522,15 @@ void Demo::answer() {
   question.num_tokens = end;
   question.text = shown_question(turn.question);
   question.expected = trimmed(turn.answer);
-  const Opened zigzag(zigzag_folder(), options_.dtype);
+  const Opened zigzag(zigzag_folder(), options_.placement);
   const AttentionPlan dense_plan = AttentionPlan::dense(dense_->model.config().num_modules());
-  question.answers = {generate(kDense, *dense_, dense_plan, prompt, question.expected),
-                      generate(kCalibrated, zigzag, zigzag.plan(), prompt, question.expected)};
+  // Small models' training scores answers alone: nothing taught them what follows one.
+  constexpr std::int64_t kUsualMaxNew = 16;
+  const AnswerSpan& span = document.answers[asked.turn_idx];
+  const std::int64_t max_new = scale_.num_recovery_steps > 0 ? span.end - span.begin : kUsualMaxNew;
+  question.answers = {
+      generate(kDense, *dense_, dense_plan, prompt, question.expected, max_new),
+      generate(kCalibrated, zigzag, zigzag.plan(), prompt, question.expected, max_new)};
   report_.questions.push_back(std::move(question));
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/model_options.h"
 #include "loza/evaluate/demo_report.h"
 
 namespace loza::cli {
@@ -24,7 +25,8 @@ struct DemoScale {
   std::vector<DocumentsOf> texts;
   std::int64_t num_questions = 24;  // of a document
   std::vector<std::int64_t> speed_lengths;
-  double max_seconds = 0;  // 0: no limit. What is left out then is said
+  std::int64_t num_recovery_steps = 0;  // of training after conversion; of small models alone
+  double max_seconds = 0;               // 0: no limit. What is left out then is said
 
   static DemoScale fast();
   static DemoScale usual();
@@ -35,13 +37,14 @@ struct DemoOptions {
   std::filesystem::path gguf, model;  // one of them
   std::filesystem::path out = "demo";
   std::filesystem::path prose = ".cache/text/prose.txt", code = ".cache/text/code.txt";
-  std::string dtype = "auto";
+  ModelOptions placement;  // weights' dtype and device
   double sparsity = 0.5;
   DemoScale scale = DemoScale::usual();
 };
 
-// The whole path on one model: import, calibrate, compare, convert, answer, time. Everything
-// that it writes is under options.out: model-dense (of a GGUF file), model-zigzag, gates.json.
+// The whole path on one model: import, calibrate, compare, convert, recover (small models), answer,
+// time. Everything that it writes is under options.out: model-dense (of a GGUF file), model-zigzag,
+// model-recovered, gates.json.
 // The same options give the same report, but for times and what a time limit left out.
 DemoReport run_demo(const DemoOptions& options);
 

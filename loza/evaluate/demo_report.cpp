@@ -24,18 +24,18 @@ std::string column_name(const Cell& cell) {
 std::string hits_text(const Interval& hits) { return fmt::format("{:.0f} %", 100 * hits.value); }
 
 Verdict judge_answers(const Cell& cell, const Cell& dense) {
-  return {
-      fmt::format("calibrated is within dense's interval, or above it, on {}", column_name(cell)),
-      fmt::format("{}; dense {} [{:.0f}, {:.0f}], {} answers", hits_text(*cell.exact_match),
-                  hits_text(*dense.exact_match), 100 * dense.exact_match->low,
-                  100 * dense.exact_match->high, cell.num_answers),
-      within_interval(cell, dense)};
+  return {fmt::format("{} is within dense's interval, or above it, on {}", cell.subject,
+                      column_name(cell)),
+          fmt::format("{}; dense {} [{:.0f}, {:.0f}], {} answers", hits_text(*cell.exact_match),
+                      hits_text(*dense.exact_match), 100 * dense.exact_match->low,
+                      100 * dense.exact_match->high, cell.num_answers),
+          within_interval(cell, dense)};
 }
 
 Verdict judge_text(const Cell& cell) {
   const Interval difference = cell.nll_difference.value_or(Interval{});
   return {
-      fmt::format("calibrated loses at most {} nats a token on plain text ({})", kMaxTextLoss,
+      fmt::format("{} loses at most {} nats a token on plain text ({})", cell.subject, kMaxTextLoss,
                   column_name(cell)),
       fmt::format("{:+.4f} [{:+.4f}, {:+.4f}]", difference.value, difference.low, difference.high),
       difference.value <= kMaxTextLoss};
@@ -45,7 +45,8 @@ std::vector<Verdict> judge_calibrated(const EvalReport& quality) {
   std::vector<Verdict> verdicts;
   for (const Cell& cell : quality.cells) {
     const Cell* dense = find_cell(quality, cell.task, cell.length, kDense);
-    if (cell.subject != kCalibrated || dense == nullptr) continue;
+    const bool is_judged = cell.subject == kCalibrated || cell.subject == kRecovered;
+    if (!is_judged || dense == nullptr) continue;
     const bool has_answers = cell.exact_match && dense->exact_match;
     verdicts.push_back(has_answers ? judge_answers(cell, *dense) : judge_text(cell));
   }

@@ -71,6 +71,7 @@ struct DemoReport {
 // Names of the demo's subjects, in tables and charts.
 inline constexpr const char* kDense = "dense";
 inline constexpr const char* kCalibrated = "calibrated";
+inline constexpr const char* kRecovered = "calibrated, trained";  // where the demo trains
 
 // What the demo is there to show: does the calibrated model keep up with the dense one, do
 // choices made without looking at it fall behind, do the seeds agree, are memory and time saved?

@@ -79,40 +79,35 @@ struct Data::Source {
   std::optional<Haystack> prose, code;
   EncodeText encode;
 
-  Source(const std::string& name, const DataOptions& options, const Tokenizer& tokenizer);
-  void load_file(const std::string& name, std::int64_t length);
+  Source(const std::string& name, const DataOptions& options, const Tokenizer& tokenizer,
+         TokenizedFiles& files);
+  void cut(const std::vector<TokenizedDocument>& whole, const std::string& name,
+           std::int64_t length);
   void prepare_task(const DataOptions& options);
   TokenizedDocument draw(std::uint64_t seed, std::int64_t index) const;
 };
 
 Data::Source::Source(const std::string& name, const DataOptions& options,
-                     const Tokenizer& tokenizer)
+                     const Tokenizer& tokenizer, TokenizedFiles& files)
     : kind(find_task(name) != nullptr ? name : std::filesystem::path(name).stem().string()),
       task(find_task(name)),
       encode([&tokenizer](std::string_view text) { return tokenizer.encode(text); }) {
   if (task != nullptr) {
     prepare_task(options);
   } else if (name.find('.') != std::string::npos || name.find('/') != std::string::npos) {
-    load_file(name, options.length);
+    cut(files.get(name), name, options.length);
   } else {
     throw_usage("--data", fmt::format("{}or a file", task_names()), fmt::format("'{}'", name),
                 "write ./NAME for a file without an ending");
   }
 }
 
-void Data::Source::load_file(const std::string& name, std::int64_t length) {
-  const std::vector<Document> rows = load_rows(name);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    try {
-      TokenizedDocument document = tokenize_document(rows[i], encode);
-      const std::int64_t window_len = document.answers.empty() ? length : document.length();
-      for (auto& window : cut_into_windows(document, std::max<std::int64_t>(window_len, 2))) {
-        documents.push_back(std::move(window));
-      }
-    } catch (const Error& error) {
-      Error::Text text = error.text();
-      text.place = fmt::format("{}: document {}: {}", name, i + 1, text.place);
-      throw Error(error.code(), text);
+void Data::Source::cut(const std::vector<TokenizedDocument>& whole, const std::string& name,
+                       std::int64_t length) {
+  for (const TokenizedDocument& document : whole) {
+    const std::int64_t window_len = document.answers.empty() ? length : document.length();
+    for (auto& window : cut_into_windows(document, std::max<std::int64_t>(window_len, 2))) {
+      documents.push_back(std::move(window));
     }
   }
   if (documents.empty()) throw_bad_input(name, "documents", "none");
@@ -147,13 +142,36 @@ TokenizedDocument Data::Source::draw(std::uint64_t seed, std::int64_t index) con
   return documents[static_cast<std::size_t>(shuffled(index % n, n, keyed_random(seed, epoch)))];
 }
 
+const std::vector<TokenizedDocument>& TokenizedFiles::get(const std::string& name) {
+  const auto found = files_.find(name);
+  if (found != files_.end()) return found->second;
+  const std::vector<Document> rows = load_rows(name);
+  const auto encode = [this](std::string_view text) { return tokenizer_.encode(text); };
+  std::vector<TokenizedDocument> documents;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    try {
+      documents.push_back(tokenize_document(rows[i], encode));
+    } catch (const Error& error) {
+      Error::Text text = error.text();
+      text.place = fmt::format("{}: document {}: {}", name, i + 1, text.place);
+      throw Error(error.code(), text);
+    }
+  }
+  return files_.emplace(name, std::move(documents)).first->second;
+}
+
 Data::Data(const DataOptions& options, const Tokenizer& tokenizer) {
+  TokenizedFiles files(tokenizer);
+  *this = Data(options, tokenizer, files);
+}
+
+Data::Data(const DataOptions& options, const Tokenizer& tokenizer, TokenizedFiles& files) {
   if (options.length < 2) {
     throw_usage("--length", "at least 2 tokens", fmt::format("{}", options.length));
   }
   for (const std::string& text : split_names(options.sources)) {
     const auto [name, num_shares] = parse_share(text);
-    auto source = std::make_shared<Source>(name, options, tokenizer);
+    auto source = std::make_shared<Source>(name, options, tokenizer, files);
     source->num_shares = num_shares;
     for (std::int64_t turn = 0; turn < num_shares; ++turn) {
       shares_.push_back({sources_.size(), turn});

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,20 @@ struct DataOptions {
   std::filesystem::path prose, code;  // haystacks of the tasks that need one; may be empty
 };
 
+// Files of rows or of plain text in tokens, each read and encoded once, whoever asks for it.
+// `tokenizer` must outlive the object. Not thread-safe.
+class TokenizedFiles {
+ public:
+  explicit TokenizedFiles(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  // Throws Error(kBadInput) for what is wrong in the file.
+  const std::vector<TokenizedDocument>& get(const std::string& name);
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::map<std::string, std::vector<TokenizedDocument>> files_;
+};
+
 // Documents of several sources in turn, each as often as its share in every round, in a seeded
 // order, and marked with the source's name (TokenizedDocument::kind). A
 // file's documents are all seen before one is seen again; plain text longer than `length` is
@@ -40,6 +55,8 @@ class Data {
   // for an unknown source.
   // `tokenizer` must outlive the object.
   Data(const DataOptions& options, const Tokenizer& tokenizer);
+  // The same, with files that others read as well; they are copied.
+  Data(const DataOptions& options, const Tokenizer& tokenizer, TokenizedFiles& files);
 
   TokenizedDocument draw(std::uint64_t seed, std::int64_t index) const;
   TokenizedDocument operator()(std::uint64_t seed, std::int64_t index) const {

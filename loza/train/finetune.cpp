@@ -45,12 +45,13 @@ DrawDocument draw_by_stage(const FinetuneOptions& options, const Tokenizer& toke
     Data data;
   };
   auto stages = std::make_shared<std::vector<StageData>>();
+  TokenizedFiles files(tokenizer);
   std::int64_t end = 0;
   for (const LengthStage& stage : options.curriculum) {
     DataOptions data_options = options.data;
     data_options.length = stage.length;
     end += stage.num_steps;
-    stages->push_back({end, Data(data_options, tokenizer)});
+    stages->push_back({end, Data(data_options, tokenizer, files)});
   }
   const std::int64_t per_step = options.train.documents_per_step;
   return [stages, per_step](std::uint64_t seed, std::int64_t index) {
