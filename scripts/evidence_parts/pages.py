@@ -11,6 +11,8 @@ import html
 import json
 import re
 
+import chart
+
 NEEDLES = ["niah", "noise", "lines"]
 SMALL = "mla-7m"  # the folder of the small model
 TEXTS = {"ppl": "prose", "ppl-code": "code"}
@@ -230,13 +232,18 @@ def pooled_score(hits, nll):
     return f"{nll:.3f}" if hits is None else f"{100 * hits:.0f} / {nll:.2f}"
 
 
-def wilson(hits, answers):
-    """The 95 % interval of a share, in percent."""
+def wilson_interval(hits, answers):
+    """The 95 % interval of a share."""
     z = 1.959964
     middle = (hits + z * z / (2 * answers)) / (1 + z * z / answers)
     half = z / (1 + z * z / answers) * (hits * (1 - hits) / answers
                                         + z * z / (4 * answers**2))**0.5
-    return f"[{100 * (middle - half):.0f}, {100 * (middle + half):.0f}]"
+    return middle - half, middle + half
+
+
+def wilson(hits, answers):
+    low, high = wilson_interval(hits, answers)
+    return f"[{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def recovery_table(result):
@@ -329,6 +336,26 @@ def million_table(runs):
             rows.append([name, task, *(score(values[0], interval=True) if values else "not run"
                                        for values in cells)])
     return rows
+
+
+def million_chart(runs):
+    """Hits on needles and noise together, by length."""
+    lines = []
+    for name, found in runs.items():
+        values = []
+        for length in LONG:
+            cells = [long_cells(found, task, length) for task in ("niah", "noise")]
+            answers = sum(one[0]["answers"] for one in cells if one)
+            if not answers:
+                values.append(None)
+                continue
+            hits = sum(one[0]["exact_match"]["value"] * one[0]["answers"]
+                       for one in cells if one) / answers
+            low, high = wilson_interval(hits, answers)
+            values.append((100 * low, 100 * hits, 100 * high))
+        lines.append((name, values))
+    return chart.line_chart("Needles found (niah, noise), by length of the text",
+                            [length_name(length) for length in LONG], lines)
 
 
 def million_short_table(runs):
@@ -465,7 +492,7 @@ TITLES |= {f"{SMALL}-{name}": f"{SMALL}: {title[0].lower()}{title[1:]}"
            for name, title in TITLES.items()}
 
 
-def page(made, stages):
+def page(made, charts, stages):
     out = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>loza: evidence</title>"
            f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style>"
            "<h1>What the method does to a model</h1>"]
@@ -481,6 +508,8 @@ def page(made, stages):
             out.append("<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) +
                        "</tr>")
         out.append("</table>")
+        if name in charts:
+            out.append(charts[name])
     return "\n".join(out)
 
 
@@ -502,6 +531,10 @@ def write(out, root):
         stages |= measured(folder, f"{folder.name}/")
     results.write_text(json.dumps(stages) + "\n")
     made = tables(stages)
-    (out / "report.html").write_text(page(made, stages))
+    million = million_runs({name: stage["result"] for name, stage in stages.items()})
+    charts = {"million": million_chart(million)} if million else {}
+    for name, drawing in charts.items():
+        (out / f"{name}.svg").write_text(drawing)
+    (out / "report.html").write_text(page(made, charts, stages))
     for document in ("README.md", "docs/evidence.md") if root is not None else ():
         fill(root / document, made)
