@@ -16,6 +16,7 @@ namespace loza {
 namespace {
 
 const TaskSuffix kWording = {"wording", &TaskOptions::wording, 0, kNumWordings - 1};
+const TaskSuffix kHopWording = {"wording", &TaskOptions::wording, 0, 1};
 const TaskSuffix kHops = {"hops", &TaskOptions::num_hops, 1, 16};
 
 // "niah:2" -> "niah", "2"; without a suffix the second is empty.
@@ -62,7 +63,7 @@ const std::vector<TaskInfo>& tasks() {
       {"niah-multivalue", "find all four numbers of a name", make_niah_multivalue, &kWording},
       {"niah-multiquery", "find the numbers of four names", make_niah_multiquery, &kWording},
       {"vt", "follow chains of variables that take each other's value", make_vt, &kHops},
-      {"vt-2", "find the value behind a variable that refers to another", make_vt_2},
+      {"vt-2", "find the value behind a variable that refers to another", make_vt_2, &kHopWording},
       {"cwe", "name the ten words that come most often in a list", make_cwe},
       {"fwe", "name the three most frequent words of a coded text", make_fwe},
       {"mrcr-2", "repeat one of two texts that were asked for alike", make_mrcr_2},

@@ -53,7 +53,8 @@ Document make_vt(const TaskOptions& options, std::int64_t index) {
       hidden, std::move(turns), [] { return std::string(kNoise); }, random);
 }
 
-// Nothing but assignments, half of them references; a question asks for the value behind one.
+// Nothing but assignments, half of them references; a question asks for the value behind one. In
+// wording 1 the answer spells out both hops.
 Document make_vt_2(const TaskOptions& options, std::int64_t index) {
   Random random = document_random("vt-2", options.seed, index);
   UniqueNames variables(random);
@@ -64,8 +65,13 @@ Document make_vt_2(const TaskOptions& options, std::int64_t index) {
     const std::string target = variables.next(), pointer = variables.next(), value = values.next();
     sentences.push_back(assignment(target, value));
     sentences.push_back(reference(pointer, target));
-    turns.push_back(
-        {fmt::format("{}The value of VAR {} is:", turn_begin(turns), pointer), " " + value});
+    if (options.wording == 0) {
+      turns.push_back(
+          {fmt::format("{}The value of VAR {} is:", turn_begin(turns), pointer), " " + value});
+    } else {
+      turns.push_back({fmt::format("{}VAR {} =", turn_begin(turns), pointer),
+                       fmt::format(" VAR {} = {}", target, value)});
+    }
   }
   std::vector<std::string> assigned;  // by the filler, to be referred to by later lines of it
   const auto other_line = [&]() -> std::string {

@@ -238,7 +238,7 @@ def wilson_interval(hits, answers):
     middle = (hits + z * z / (2 * answers)) / (1 + z * z / answers)
     half = z / (1 + z * z / answers) * (hits * (1 - hits) / answers
                                         + z * z / (4 * answers**2))**0.5
-    return middle - half, middle + half
+    return max(middle - half, 0), min(middle + half, 1)
 
 
 def wilson(hits, answers):

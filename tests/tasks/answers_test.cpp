@@ -191,17 +191,22 @@ TEST_F(Answers, OfVariableTrackingAreTheChains) {
 }
 
 TEST_F(Answers, OfTwoHopsAreBehindOneReference) {
-  for (const Document& document : documents("vt-2")) {
-    const Program program(document.prompt);
-    EXPECT_GT(program.values.size(), 50u);
-    EXPECT_GT(program.refers_to.size(), program.values.size() / 4);
-    for (const Turn& turn : document.turns) {
-      const std::string variable =
-          all_matches(turn.question, std::regex("VAR (\\S+) is:")).at(0)[1];
-      ASSERT_EQ(program.refers_to.count(variable), 1u) << variable;
-      EXPECT_EQ(program.refers_to.count(program.refers_to.at(variable)), 0u);
-      EXPECT_EQ(turn.answer, " " + program.values.at(variable));
-      EXPECT_EQ(count_in(document.prompt, turn.answer + "\n"), 1u);
+  for (const std::string task : {"vt-2", "vt-2:1"}) {
+    const bool is_spelt = task == "vt-2:1";
+    const std::regex question(is_spelt ? "VAR (\\S+) =$" : "VAR (\\S+) is:");
+    for (const Document& document : documents(task)) {
+      const Program program(document.prompt);
+      EXPECT_GT(program.values.size(), 50u);
+      EXPECT_GT(program.refers_to.size(), program.values.size() / 4);
+      for (const Turn& turn : document.turns) {
+        const std::string variable = all_matches(turn.question, question).at(0)[1];
+        ASSERT_EQ(program.refers_to.count(variable), 1u) << variable;
+        const std::string target = program.refers_to.at(variable);
+        EXPECT_EQ(program.refers_to.count(target), 0u);
+        const std::string value = " " + program.values.at(variable);
+        EXPECT_EQ(turn.answer, is_spelt ? " VAR " + target + " =" + value : value);
+        EXPECT_EQ(count_in(document.prompt, value + "\n"), 1u);
+      }
     }
   }
 }
@@ -382,6 +387,7 @@ TEST_F(Answers, UsageErrorsSayWhatToDo) {
   }
   has("vt:0", few_questions(2048), "expected hops from 1 to 16");
   has("vt:17", few_questions(2048), "expected hops from 1 to 16");
+  has("vt-2:2", few_questions(2048), "expected wording from 0 to 1");
   for (const char* name : {"lines:1", "ppl:0", ":1", "", "nia:1", "niah-single-4"}) {
     has(name, few_questions(2048), "expected one of lines, ");
     EXPECT_EQ(find_task(name), nullptr) << name;
