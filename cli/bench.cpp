@@ -140,6 +140,7 @@ void add_bench(CLI::App& app) {
       ->delimiter(',')
       ->capture_default_str();
   add_model_options(*command, options->placement);
+  add_weights_option(*command, options->placement);
   command
       ->add_option("--chunk", options->speed.chunk_len, "Tokens of the prompt computed at a time")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))

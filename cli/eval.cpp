@@ -223,6 +223,7 @@ void add_eval(CLI::App& app) {
                    "made for)")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 24));
   add_model_options(*command, options->placement);
+  add_weights_option(*command, options->placement);
   command->add_flag("--json", options->json, "Print one JSON object");
   command->footer(fmt::format(
       "Tasks:\n{}\nA number behind a task's name chooses its wording or its hops, as in niah:2 or "

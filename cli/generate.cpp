@@ -210,6 +210,7 @@ void add_generate(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end-of-text token");
   add_model_options(*command, options->placement);
+  add_weights_option(*command, options->placement);
   command->add_option("--chunk", options->chunk_len, "Tokens of the prompt computed at a time")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();

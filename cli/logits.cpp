@@ -113,6 +113,7 @@ void add_logits(CLI::App& app) {
   command->add_option("--ids", options->ids, "JSON file: an array of token ids")->required();
   command->add_option("--out", options->out, "safetensors file to write")->required();
   add_model_options(*command, options->placement);
+  add_weights_option(*command, options->placement);
   command
       ->add_option("--decode", options->num_decoded,
                    "Compute the last N positions token by token through the KV caches")

@@ -12,7 +12,7 @@
 namespace loza {
 namespace {
 
-using model_cpu::row_kernels;
+using model_cpu::row_kernels, model_cpu::RowKernels;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -59,17 +59,24 @@ void for_each_row(std::int64_t num_rows, std::int64_t row_size, const Body& body
   });
 }
 
+at::Tensor rms_norm_by_rows(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  const Rows from(x), to(out);
+  const RowKernels& kernels = row_kernels();
+  const DType dtype = attention::dtype_of(x.scalar_type());
+  for_each_row(from.count(), from.size(), [&](std::int64_t row) {
+    kernels.rms_norm(from[row], weight.const_data_ptr(), static_cast<float>(eps), from.size(),
+                     dtype, to[row]);
+  });
+  return out;
+}
+
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& strided,
                             const at::Tensor& weight, double eps) {
     const at::Tensor x = with_contiguous_rows(strided);
-    at::Tensor out = at::empty(x.sizes(), x.options());
-    const Rows from(x), to(out);
-    for_each_row(from.count(), from.size(), [&](std::int64_t row) {
-      row_kernels().rms_norm(from[row], weight.const_data_ptr(), static_cast<float>(eps),
-                             from.size(), attention::dtype_of(x.scalar_type()), to[row]);
-    });
+    at::Tensor out = rms_norm_by_rows(x, weight, eps);
     context->save_for_backward({x, weight});
     context->saved_data["eps"] = eps;
     return out;
@@ -97,17 +104,24 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
   }
 };
 
+at::Tensor swiglu_by_rows(const at::Tensor& gate_up) {
+  const std::int64_t size = gate_up.size(1) / 2;
+  at::Tensor out = at::empty({gate_up.size(0), size}, gate_up.options());
+  const Rows gates(gate_up), to(out);
+  const std::int64_t up_bytes = size * gate_up.element_size();
+  const RowKernels& kernels = row_kernels();
+  const DType dtype = attention::dtype_of(out.scalar_type());
+  for_each_row(to.count(), size, [&](std::int64_t row) {
+    kernels.swiglu(gates[row], gates[row] + up_bytes, size, dtype, to[row]);
+  });
+  return out;
+}
+
 class Swiglu : public torch::autograd::Function<Swiglu> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& strided) {
     const at::Tensor gate_up = with_contiguous_rows(strided);
-    const std::int64_t size = gate_up.size(1) / 2;
-    at::Tensor out = at::empty({gate_up.size(0), size}, gate_up.options());
-    const Rows gates(gate_up), ups(gate_up.narrow(1, size, size)), to(out);
-    for_each_row(to.count(), size, [&](std::int64_t row) {
-      row_kernels().swiglu(gates[row], ups[row], size, attention::dtype_of(out.scalar_type()),
-                           to[row]);
-    });
+    at::Tensor out = swiglu_by_rows(gate_up);
     context->save_for_backward({gate_up});
     return out;
   }
@@ -195,19 +209,25 @@ class Rotate : public torch::autograd::Function<Rotate> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return has_row_kernels(x) ? RmsNorm::apply(x, weight, eps)
-                            : at::rms_norm(x, {x.size(-1)}, weight, eps);
+  if (!has_row_kernels(x)) return at::rms_norm(x, {x.size(-1)}, weight, eps);
+  return at::GradMode::is_enabled() ? RmsNorm::apply(x, weight, eps)
+                                    : rms_norm_by_rows(with_contiguous_rows(x), weight, eps);
 }
 
 at::Tensor swiglu(const at::Tensor& gate_up) {
-  if (has_row_kernels(gate_up)) return Swiglu::apply(gate_up);
+  if (has_row_kernels(gate_up)) {
+    return at::GradMode::is_enabled() ? Swiglu::apply(gate_up)
+                                      : swiglu_by_rows(with_contiguous_rows(gate_up));
+  }
   const std::int64_t size = gate_up.size(-1) / 2;
   return at::silu(gate_up.narrow(-1, 0, size)) * gate_up.narrow(-1, size, size);
 }
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, std::int64_t prefix) {
   LOZA_CHECK(x.dim() == 3 && x.size(2) == prefix + 2 * rotation.cos.size(1), x.size(2), prefix);
-  return Rotate::apply(x, rotation.cos, rotation.sin, prefix, rotation.interleaved);
+  return at::GradMode::is_enabled()
+             ? Rotate::apply(x, rotation.cos, rotation.sin, prefix, rotation.interleaved)
+             : turned(x, rotation.cos, rotation.sin, prefix, rotation.interleaved, 1);
 }
 
 }  // namespace loza

@@ -19,7 +19,7 @@ Gqa::Gqa(Weights& weights, const std::string& name, const ModelConfig& config,
            {{name + ".q_proj", heads_ * size_},
             {name + ".k_proj", key_heads_ * size_},
             {name + ".v_proj", key_heads_ * size_}},
-           config.hidden_size, config.qkv_bias),
+           config.hidden_size, config.qkv_bias, Linear::Use::kSensitive),
       out_(weights, {{name + ".o_proj", config.hidden_size}}, heads_ * size_, config.o_bias) {
   if (config.qk_norm) {
     q_norm_ = weights.take(name + ".q_norm.weight", {size_});

@@ -4,8 +4,15 @@
 
 #include <algorithm>
 
+#include "loza/attention/attention.h"
+#include "loza/base/check.h"
+#include "loza/model/cpu/few_rows.h"
+#include "loza/model/cpu/int8_weight.h"
+
 namespace loza {
 namespace {
+
+using model_cpu::Int8Weight, model_cpu::ProductOut, model_cpu::RowsView;
 
 // The whole, or a copy of it through which gradients reach the parts.
 at::Tensor joined(const Weights::Stack& stack) {
@@ -15,9 +22,26 @@ at::Tensor joined(const Weights::Stack& stack) {
   return trained ? at::cat(stack.parts) : stack.whole;
 }
 
+bool is_fp32_or_bf16(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+}
+
+RowsView view_of(const at::Tensor& x) {
+  return {x.const_data_ptr(), x.size(0), x.size(1), x.stride(0),
+          attention::dtype_of(x.scalar_type())};
+}
+
+// Copied once while the model is made, so that nobody has to wait for it later.
+std::shared_ptr<const Int8Weight> packed(const at::Tensor& weight) {
+  if (weight.is_meta()) return std::make_shared<const Int8Weight>();
+  return std::make_shared<const Int8Weight>(view_of(weight.contiguous()));
+}
+
 }  // namespace
 
-Linear::Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in, bool bias) {
+Linear::Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in, bool bias,
+               Use use)
+    : use_(use) {
   std::vector<std::string> weight_names, bias_names;
   std::vector<std::int64_t> sizes;
   for (const Part& part : parts) {
@@ -25,12 +49,67 @@ Linear::Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in
     bias_names.push_back(part.name + ".bias");
     sizes.push_back(part.size);
   }
-  weight_ = weights.take_stacked(weight_names, sizes, {in});
-  if (bias) bias_ = weights.take_stacked(bias_names, sizes, {});
+  if (weights.format() == WeightFormat::kInt8 && use == Use::kProduct) {
+    int8_ = packed(weights.read_stacked(weight_names, sizes, {in}));
+  } else {
+    weight_ = weights.take_stacked(weight_names, sizes, {in});
+  }
+  if (bias) {
+    bias_ = weights.take_stacked(bias_names, sizes, {});
+    if (int8_ != nullptr) wide_bias_ = bias_.whole.to(at::kFloat);
+  }
+}
+
+Linear::Linear(const Weights& weights, const at::Tensor& weight, Use use) : use_(use) {
+  if (weights.format() == WeightFormat::kInt8) {
+    int8_ = packed(weight);
+  } else {
+    weight_ = {weight, {}};
+  }
+}
+
+bool Linear::is_ours(const at::Tensor& x) const {
+  if (int8_ != nullptr) return true;
+  return x.device().is_cpu() && is_fp32_or_bf16(x) && x.size(0) <= model_cpu::kFewRows &&
+         !at::GradMode::is_enabled();
+}
+
+at::Tensor Linear::multiply(const at::Tensor& strided, const at::Tensor& residual,
+                            at::ScalarType dtype) const {
+  LOZA_CHECK(strided.dim() == 2 && !(at::GradMode::is_enabled() && strided.requires_grad()));
+  const at::Tensor x = strided.stride(1) == 1 ? strided : strided.contiguous();
+  const std::int64_t num_outputs = int8_ ? int8_->num_outputs() : weight_.whole.size(0);
+  const at::Tensor out = at::empty({x.size(0), num_outputs}, x.options().dtype(dtype));
+  ProductOut to{out.mutable_data_ptr(), num_outputs, attention::dtype_of(dtype)};
+  at::Tensor bias = wide_bias_;
+  if (!bias.defined() && bias_.whole.defined()) bias = bias_.whole.to(at::kFloat);
+  if (bias.defined()) to.bias = bias.const_data_ptr<float>();
+  if (residual.defined()) {
+    LOZA_CHECK(residual.sizes() == out.sizes() && residual.scalar_type() == dtype &&
+               residual.stride(1) == 1);
+    to.residual = residual.const_data_ptr();
+    to.residual_stride = residual.stride(0);
+  }
+  if (int8_ != nullptr) {
+    int8_->multiply(view_of(x), use_ == Use::kSensitive ? 2 : 1, to);
+  } else {
+    model_cpu::multiply_few_rows(view_of(x), view_of(weight_.whole), to);
+  }
+  return out;
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (is_ours(x)) return multiply(x, {}, x.scalar_type());
   return at::linear(x, joined(weight_), bias_.whole.defined() ? joined(bias_) : at::Tensor());
+}
+
+at::Tensor Linear::added_to(const at::Tensor& residual, const at::Tensor& x) const {
+  return is_ours(x) ? multiply(x, residual, x.scalar_type()) : residual + (*this)(x);
+}
+
+at::Tensor Linear::wide(const at::Tensor& x) const {
+  if (is_ours(x)) return multiply(x, {}, at::kFloat);
+  return (*this)(x).to(at::promote_types(at::kFloat, x.scalar_type()));
 }
 
 }  // namespace loza

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -9,23 +10,51 @@
 
 namespace loza {
 
-// Several projections of one input that the checkpoint keeps apart, run as one matmul:
+namespace model_cpu {
+class Int8Weight;
+}
+
+// Several projections of one input that the checkpoint keeps apart, run as one product:
 // x [T, in] -> [T, sum of the parts' outputs], side by side.
+//
+// What runs follows from the weight. In int8: cpu/int8_weight.h. In the compute dtype: libtorch,
+// which is at the processor's limit for many rows and carries gradients; for few rows on the CPU,
+// without gradients, cpu/few_rows.h.
 class Linear {
  public:
   struct Part {
     std::string name;       // "model.layers.0.self_attn.q_proj", without .weight
     std::int64_t size = 0;  // outputs
   };
+  enum class Use {
+    kProduct,
+    kSensitive,  // a product whose rounding reaches the logits most; int8 takes x in two terms
+    kWeightToo,  // the model asks for weight() itself, which stays in the compute dtype
+  };
 
   Linear() = default;
-  Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in, bool bias);
+  Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in, bool bias,
+         Use use = Use::kProduct);
+  // Of a weight [out, in] that the model has already; int8 takes a copy.
+  Linear(const Weights& weights, const at::Tensor& weight, Use use);
 
   at::Tensor operator()(const at::Tensor& x) const;
-  const at::Tensor& weight() const { return weight_.whole; }  // [out, in]
+  // residual [T, out] + (*this)(x).
+  at::Tensor added_to(const at::Tensor& residual, const at::Tensor& x) const;
+  // (*this)(x) in fp32 (fp64 of fp64), rounded only where libtorch multiplies.
+  at::Tensor wide(const at::Tensor& x) const;
+
+  const at::Tensor& weight() const { return weight_.whole; }  // [out, in]. REQUIRES: kWeightToo
 
  private:
+  // Whether loops of our own multiply such an input.
+  bool is_ours(const at::Tensor& x) const;
+  at::Tensor multiply(const at::Tensor& x, const at::Tensor& residual, at::ScalarType dtype) const;
+
+  Use use_ = Use::kProduct;
   Weights::Stack weight_, bias_;
+  at::Tensor wide_bias_;  // [out] fp32, for our own loops
+  std::shared_ptr<const model_cpu::Int8Weight> int8_;
 };
 
 }  // namespace loza

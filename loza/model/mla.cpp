@@ -17,19 +17,22 @@ Mla::Mla(Weights& weights, const std::string& name, const ModelConfig& config,
       v_size_(config.v_size),
       latent_size_(config.kv_lora_rank),
       norm_eps_(config.latent_norm_eps) {
+  constexpr Linear::Use kSensitive = Linear::Use::kSensitive;
   const std::int64_t hidden = config.hidden_size, q_size = heads_ * config.qk_size();
   if (config.q_lora_rank > 0) {
-    q_a_ = Linear(weights, {{name + ".q_a_proj", config.q_lora_rank}}, hidden, /*bias=*/false);
+    q_a_ = Linear(weights, {{name + ".q_a_proj", config.q_lora_rank}}, hidden, /*bias=*/false,
+                  kSensitive);
     q_a_norm_ = weights.take(name + ".q_a_layernorm.weight", {config.q_lora_rank});
-    q_b_ = Linear(weights, {{name + ".q_b_proj", q_size}}, config.q_lora_rank, /*bias=*/false);
+    q_b_ = Linear(weights, {{name + ".q_b_proj", q_size}}, config.q_lora_rank, /*bias=*/false,
+                  kSensitive);
   } else {
-    q_b_ = Linear(weights, {{name + ".q_proj", q_size}}, hidden, /*bias=*/false);
+    q_b_ = Linear(weights, {{name + ".q_proj", q_size}}, hidden, /*bias=*/false, kSensitive);
   }
   kv_a_ = Linear(weights, {{name + ".kv_a_proj_with_mqa", latent_size_ + rope_size_}}, hidden,
-                 /*bias=*/false);
+                 /*bias=*/false, kSensitive);
   kv_a_norm_ = weights.take(name + ".kv_a_layernorm.weight", {latent_size_});
   kv_b_ = Linear(weights, {{name + ".kv_b_proj", heads_ * (nope_size_ + v_size_)}}, latent_size_,
-                 /*bias=*/false);
+                 /*bias=*/false, Linear::Use::kWeightToo);
   out_ = Linear(weights, {{name + ".o_proj", hidden}}, heads_ * v_size_, /*bias=*/false);
 }
 

@@ -14,6 +14,7 @@
 #include "loza/model/elementwise.h"
 #include "loza/model/families/families.h"
 #include "loza/model/feed_forward.h"
+#include "loza/model/linear.h"
 #include "loza/model/recompute.h"
 #include "loza/model/weights.h"
 
@@ -31,11 +32,12 @@ struct Transformer::Impl {
   ModelConfig config;
   at::ScalarType dtype;
   at::Device device;
+  WeightFormat format;
   Ropes ropes;
   at::Tensor embedding;  // [vocab, hidden]
   std::vector<Layer> layers;
   at::Tensor final_norm;  // [hidden]
-  at::Tensor head;        // [vocab, hidden]; the embedding itself where tied
+  Linear head;            // hidden -> vocab; of the embedding where tied
   NamedTensors parameters;
   std::int64_t num_parameters = 0;
 
@@ -56,6 +58,13 @@ Layer make_layer(Weights& weights, const ModelConfig& config, const families::Te
   layer.feed_forward_norm = weights.take(name(names.feed_forward_norm), {config.hidden_size});
   layer.feed_forward = make_feed_forward(weights, name(names.feed_forward), config, layer_idx);
   return layer;
+}
+
+Linear make_head(Weights& weights, const ModelConfig& config, const families::TensorNames& names,
+                 const at::Tensor& embedding) {
+  constexpr Linear::Use kUse = Linear::Use::kSensitive;
+  if (config.tied_embeddings) return Linear(weights, embedding, kUse);
+  return Linear(weights, weights.take(names.head, {config.vocab_size, config.hidden_size}), kUse);
 }
 
 bool starts_with(const std::string& text, const std::string& prefix) {
@@ -111,6 +120,7 @@ Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights, at::S
     : config(model_config),
       dtype(dtype),
       device(device),
+      format(weights.format()),
       ropes{Rope(config.rope, device), Rope(config.streaming_rope, device)} {
   const families::TensorNames& names = families::family_of(config).names;
   embedding = weights.take(names.embedding, {config.vocab_size, config.hidden_size});
@@ -118,23 +128,24 @@ Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights, at::S
     layers.push_back(make_layer(weights, config, names, i));
   }
   final_norm = weights.take(names.final_norm, {config.hidden_size});
-  head = config.tied_embeddings ? embedding
-                                : weights.take(names.head, {config.vocab_size, config.hidden_size});
+  head = make_head(weights, config, names, embedding);
   parameters = weights.parameters();
-  for (const auto& [name, tensor] : parameters) num_parameters += tensor.numel();
+  num_parameters = weights.num_parameters();
 }
 
 Transformer Transformer::load(const Checkpoint& checkpoint, at::ScalarType dtype,
-                              at::Device device) {
+                              at::Device device, WeightFormat format) {
+  LOZA_CHECK(format == WeightFormat::kDtype ||
+             (device.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16)));
   const at::NoGradGuard no_grad;
   const ModelConfig config =
       read_model_config(checkpoint.config(), (checkpoint.folder() / "config.json").string());
   // Once without memory, to see that every tensor is there and right.
-  Weights check(checkpoint, dtype, at::kMeta);
+  Weights check(checkpoint, dtype, at::kMeta, format);
   Impl(config, check, dtype, at::kMeta);
   refuse_extra_tensors(checkpoint, check.taken(), config);
 
-  Weights weights(checkpoint, dtype, device);
+  Weights weights(checkpoint, dtype, device, format);
   return Transformer(std::make_unique<Impl>(config, weights, dtype, device));
 }
 
@@ -154,6 +165,7 @@ Transformer::Transformer(Transformer&&) noexcept = default;
 const ModelConfig& Transformer::config() const { return impl_->config; }
 at::ScalarType Transformer::dtype() const { return impl_->dtype; }
 at::Device Transformer::device() const { return impl_->device; }
+WeightFormat Transformer::weight_format() const { return impl_->format; }
 NamedTensors Transformer::parameters() const { return impl_->parameters; }
 std::int64_t Transformer::num_parameters() const { return impl_->num_parameters; }
 
@@ -182,7 +194,7 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
 }
 
 at::Tensor Transformer::logits(const at::Tensor& hidden) const {
-  return at::linear(hidden, impl_->head).to(at::promote_types(at::kFloat, impl_->dtype));
+  return impl_->head.wide(hidden);
 }
 
 ForwardBatch ForwardBatch::whole(const std::vector<std::int64_t>& ids, AttentionCore& core) {

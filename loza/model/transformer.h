@@ -12,8 +12,8 @@
 #include "loza/attention/attention.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/model/config.h"
-#include "loza/model/named_tensors.h"
 #include "loza/model/plan.h"
+#include "loza/model/weights.h"
 
 namespace loza {
 
@@ -108,14 +108,18 @@ class Transformer {
  public:
   // Loads every tensor that the family names; a missing one, an extra one or a wrong shape is
   // an Error(kBadInput), found before anything large is allocated.
+  // With int8 weights (weights.h) the model is not to be trained. REQUIRES then: the CPU, and
+  // fp32 or bf16.
   static Transformer load(const Checkpoint& checkpoint, at::ScalarType dtype,
-                          at::Device device = at::kCPU);
+                          at::Device device = at::kCPU,
+                          WeightFormat format = WeightFormat::kDtype);
   ~Transformer();
   Transformer(Transformer&&) noexcept;
 
   const ModelConfig& config() const;
   at::ScalarType dtype() const;
   at::Device device() const;
+  WeightFormat weight_format() const;
 
   // Hidden states after the final norm: [T, hidden], compute dtype.
   at::Tensor forward(const ForwardBatch& batch) const;
@@ -123,8 +127,8 @@ class Transformer {
   // that are needed.
   at::Tensor logits(const at::Tensor& hidden) const;
 
-  // Every weight with its checkpoint name, in a fixed order. Shared storage, not copies;
-  // requires_grad is false until a caller sets it.
+  // Every weight with its checkpoint name, in a fixed order, but for those kept in int8. Shared
+  // storage, not copies; requires_grad is false until a caller sets it.
   NamedTensors parameters() const;
   std::int64_t num_parameters() const;
 

@@ -23,8 +23,9 @@ bool is_float(const std::string& dtype) {
 
 }  // namespace
 
-Weights::Weights(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device)
-    : checkpoint_(&checkpoint), dtype_(dtype), device_(device) {}
+Weights::Weights(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device,
+                 WeightFormat format)
+    : checkpoint_(&checkpoint), dtype_(dtype), device_(device), format_(format) {}
 
 const TensorEntry* Weights::find(const std::string& name, at::IntArrayRef shape) {
   if (checkpoint_ == nullptr) return nullptr;
@@ -48,7 +49,7 @@ at::Tensor Weights::take(const std::string& name, const std::vector<std::int64_t
   const at::ScalarType kept = dtype.value_or(dtype_);
   at::Tensor tensor = device_.is_meta() ? at::empty(shape, at::TensorOptions(kept).device(device_))
                                         : load_tensor(*entry, kept).to(device_);
-  parameters_.emplace_back(name, tensor);
+  add_parameter(name, tensor);
   return tensor;
 }
 
@@ -63,22 +64,13 @@ void Weights::fill(const std::string& name, const at::Tensor& target) {
 
 void Weights::add_parameter(const std::string& name, const at::Tensor& tensor) {
   parameters_.emplace_back(name, tensor);
+  num_parameters_ += tensor.numel();
 }
 
 Weights::Stack Weights::take_stacked(const std::vector<std::string>& names,
                                      const std::vector<std::int64_t>& sizes,
                                      const std::vector<std::int64_t>& rest) {
-  LOZA_CHECK(names.size() == sizes.size(), names.size(), sizes.size());
-  std::vector<std::int64_t> shape = {std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0})};
-  shape.insert(shape.end(), rest.begin(), rest.end());
-  // Every part is checked before the whole is allocated.
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    shape[0] = sizes[i];
-    find(names[i], shape);
-  }
-  shape[0] = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-
-  Stack stack{allocate(shape), {}};
+  Stack stack{allocate(check_stack(names, sizes, rest)), {}};
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < names.size(); ++i) {
     const at::Tensor part = stack.whole.narrow(0, begin, sizes[i]).detach();
@@ -88,6 +80,35 @@ Weights::Stack Weights::take_stacked(const std::vector<std::string>& names,
     begin += sizes[i];
   }
   return stack;
+}
+
+at::Tensor Weights::read_stacked(const std::vector<std::string>& names,
+                                 const std::vector<std::int64_t>& sizes,
+                                 const std::vector<std::int64_t>& rest) {
+  const at::Tensor whole = at::empty(check_stack(names, sizes, rest),
+                                     at::TensorOptions(at::kFloat).device(device_));
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    fill(names[i], whole.narrow(0, begin, sizes[i]));
+    begin += sizes[i];
+  }
+  num_parameters_ += whole.numel();
+  return whole;
+}
+
+// Every part is checked before the whole is allocated.
+std::vector<std::int64_t> Weights::check_stack(const std::vector<std::string>& names,
+                                               const std::vector<std::int64_t>& sizes,
+                                               const std::vector<std::int64_t>& rest) {
+  LOZA_CHECK(names.size() == sizes.size(), names.size(), sizes.size());
+  std::vector<std::int64_t> shape = {0};
+  shape.insert(shape.end(), rest.begin(), rest.end());
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    shape[0] = sizes[i];
+    find(names[i], shape);
+  }
+  shape[0] = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+  return shape;
 }
 
 }  // namespace loza

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "loza/base/dtype.h"
+#include "loza/model/cpu/product_out.h"
 
 // The model's elementwise steps on the CPU, one row at a time: each reads its operands once and
 // writes once, where a chain of tensor operations would go over memory for every link.
@@ -20,6 +21,12 @@ struct RotateRow {
   bool interleaved = false;
 };
 
+// Rows in fp32, one behind the other: [count][size].
+struct WideRows {
+  const float* data = nullptr;
+  std::int64_t count = 0, size = 0;
+};
+
 struct RowKernels {
   // out = x / sqrt(mean(x^2) + eps) * weight, [size].
   void (*rms_norm)(const void* x, const void* weight, float eps, std::int64_t size, DType dtype,
@@ -31,6 +38,12 @@ struct RowKernels {
   void (*swiglu_backward)(const void* d_out, const void* gate, const void* up, std::int64_t size,
                           DType dtype, void* d_gate, void* d_up);
   void (*rotate)(const RotateRow& row, DType dtype);
+  // wide = x, [size].
+  void (*widen)(const void* x, std::int64_t size, DType dtype, float* wide);
+  // x times rows [begin, end) of a weight, of which `weight` is the first and `stride` elements lie
+  // between two; x has at most kFewRows rows.
+  void (*multiply_rows)(const WideRows& x, const void* weight, std::int64_t stride, DType dtype,
+                        std::int64_t begin, std::int64_t end, const ProductOut& out);
 };
 
 // Those of the instruction set that the attention kernels use, too

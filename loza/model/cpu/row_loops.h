@@ -6,33 +6,27 @@
 
 #include "loza/base/dtype.h"
 #include "loza/model/cpu/row_kernels.h"
+#include "loza/model/cpu/row_numbers.h"
 
 // The loops behind RowKernels, written so that a compiler vectorises them. Each instruction
 // set's file includes this one and compiles its own copy: everything here is local to it.
 namespace loza::model_cpu {
 namespace {
 
-// Numbers of a row, widened to fp32 and rounded back.
-inline float widen(float value) { return value; }
-inline float widen(std::uint16_t bf16) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bf16) << 16);
-}
-template <typename T>
-T narrow(float value);
-template <>
-inline float narrow<float>(float value) {
-  return value;
-}
-template <>
-inline std::uint16_t narrow<std::uint16_t>(float value) {
-  const auto word = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
-  const std::uint32_t quiet_nan = (word >> 16) | 0x40u;
-  return static_cast<std::uint16_t>(value == value ? rounded : quiet_nan);
-}
-
 // Partial sums that one vector instruction can hold.
 constexpr std::int64_t kLanes = 16;
+
+// One vector, by the compiler's vector types: they exist wherever it does.
+using Lanes = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+
+inline Lanes load_lanes(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
+inline Lanes load_lanes(const std::uint16_t* bf16) {
+  using Halves = std::uint16_t
+      __attribute__((vector_size(kLanes * sizeof(std::uint16_t)), aligned(2), may_alias));
+  using Words = std::uint32_t __attribute__((vector_size(kLanes * sizeof(std::uint32_t))));
+  const Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(bf16), Words) << 16;
+  return std::bit_cast<Lanes>(words);
+}
 
 template <typename Term>
 float sum_of(std::int64_t size, const Term& term) {
@@ -139,13 +133,85 @@ void rotate_row(const RotateRow& row) {
   }
 }
 
-// Calls body with a null pointer of the row's element type.
-template <typename Body>
-void with_type(DType dtype, const Body& body) {
-  if (dtype == DType::kBF16) {
-    body(static_cast<std::uint16_t*>(nullptr));
-  } else {
-    body(static_cast<float*>(nullptr));
+template <typename T>
+void widen_row(const T* x, std::int64_t size, float* __restrict wide) {
+  for (std::int64_t i = 0; i < size; ++i) wide[i] = widen(x[i]);
+}
+
+// Dot products of kOutputs weight rows with kCount rows of x. Lanes run along the rows, in one
+// order whatever kOutputs and kCount are.
+template <int kCount, int kOutputs, typename T>
+void dot_rows(const WideRows& x, std::int64_t first, const T* const* weights, float* dots) {
+  Lanes sums[kOutputs][kCount] = {};
+  std::int64_t k = 0;
+  for (; k + kLanes <= x.size; k += kLanes) {
+    Lanes w[kOutputs];
+#pragma GCC unroll 8
+    for (int n = 0; n < kOutputs; ++n) w[n] = load_lanes(weights[n] + k);
+#pragma GCC unroll 8
+    for (int m = 0; m < kCount; ++m) {
+      const Lanes row = load_lanes(x.data + (first + m) * x.size + k);
+#pragma GCC unroll 8
+      for (int n = 0; n < kOutputs; ++n) sums[n][m] += w[n] * row;
+    }
+  }
+  for (int n = 0; n < kOutputs; ++n) {
+    for (int m = 0; m < kCount; ++m) {
+      float sum = 0;
+      for (std::int64_t i = k; i < x.size; ++i) {
+        sum += widen(weights[n][i]) * x.data[(first + m) * x.size + i];
+      }
+      for (int lane = 0; lane < kLanes; ++lane) sum += sums[n][m][lane];
+      dots[n * kCount + m] = sum;
+    }
+  }
+}
+
+template <int kCount, int kOutputs, typename T>
+void multiply_rows_of(const WideRows& x, std::int64_t first, const T* weight, std::int64_t stride,
+                      std::int64_t output, const ProductOut& out) {
+  const T* weights[kOutputs];
+  for (int n = 0; n < kOutputs; ++n) weights[n] = weight + n * stride;
+  float dots[kOutputs * kCount];
+  dot_rows<kCount, kOutputs>(x, first, weights, dots);
+  with_type(out.dtype, [&]<typename Out>(Out*) {
+    for (int m = 0; m < kCount; ++m) {
+      for (int n = 0; n < kOutputs; ++n) {
+        float value = dots[n * kCount + m];
+        if (out.bias != nullptr) value += out.bias[output + n];
+        if (out.residual != nullptr) {
+          value += widen(static_cast<const Out*>(
+              out.residual)[(first + m) * out.residual_stride + output + n]);
+        }
+        static_cast<Out*>(out.data)[(first + m) * out.stride + output + n] = narrow<Out>(value);
+      }
+    }
+  });
+}
+
+template <int kCount, typename T>
+void multiply_by_weight(const WideRows& x, std::int64_t first, const T* weight,
+                        std::int64_t stride, std::int64_t begin, std::int64_t end,
+                        const ProductOut& out) {
+  constexpr int kOutputs = 4;
+  std::int64_t n = begin;
+  for (; n + kOutputs <= end; n += kOutputs) {
+    multiply_rows_of<kCount, kOutputs>(x, first, weight + (n - begin) * stride, stride, n, out);
+  }
+  for (; n < end; ++n) {
+    multiply_rows_of<kCount, 1>(x, first, weight + (n - begin) * stride, stride, n, out);
+  }
+}
+
+template <typename T>
+void multiply_rows(const WideRows& x, const T* weight, std::int64_t stride, std::int64_t begin,
+                   std::int64_t end, const ProductOut& out) {
+  std::int64_t first = 0;
+  for (; first + 4 <= x.count; first += 4) {
+    multiply_by_weight<4>(x, first, weight, stride, begin, end, out);
+  }
+  for (; first < x.count; ++first) {
+    multiply_by_weight<1>(x, first, weight, stride, begin, end, out);
   }
 }
 
@@ -184,6 +250,18 @@ constexpr RowKernels kRowKernels{
         },
     .rotate = [](const RotateRow& row,
                  DType dtype) { with_type(dtype, [&]<typename T>(T*) { rotate_row<T>(row); }); },
+    .widen =
+        [](const void* x, std::int64_t size, DType dtype, float* wide) {
+          with_type(dtype,
+                    [&]<typename T>(T*) { widen_row(static_cast<const T*>(x), size, wide); });
+        },
+    .multiply_rows =
+        [](const WideRows& x, const void* weight, std::int64_t stride, DType dtype,
+           std::int64_t begin, std::int64_t end, const ProductOut& out) {
+          with_type(dtype, [&]<typename T>(T*) {
+            multiply_rows(x, static_cast<const T*>(weight), stride, begin, end, out);
+          });
+        },
 };
 
 }  // namespace

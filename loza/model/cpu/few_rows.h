@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+
+#include "loza/model/cpu/int8_weight.h"
+
+// The product of few rows with a weight that is too large for the caches: the weight is read once,
+// in place, and the time is that of reading it.
+namespace loza::model_cpu {
+
+inline constexpr std::int64_t kFewRows = 8;
+
+// x [M, K] times W [N, K] transposed, both fp32 or bf16 (alike), M <= kFewRows; accumulated in
+// fp32. On several threads; a row's numbers depend on neither the other rows nor the threads.
+void multiply_few_rows(const RowsView& x, const RowsView& weight, const ProductOut& out);
+
+}  // namespace loza::model_cpu

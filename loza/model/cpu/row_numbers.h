@@ -1,0 +1,43 @@
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "loza/base/dtype.h"
+
+// Numbers of fp32 and bf16 rows. Each instruction set's file compiles its own copy: everything
+// here is local to it.
+namespace loza::model_cpu {
+namespace {
+
+// Numbers of a row, widened to fp32 and rounded back.
+inline float widen(float value) { return value; }
+inline float widen(std::uint16_t bf16) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bf16) << 16);
+}
+template <typename T>
+T narrow(float value);
+template <>
+inline float narrow<float>(float value) {
+  return value;
+}
+template <>
+inline std::uint16_t narrow<std::uint16_t>(float value) {
+  const auto word = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+  const std::uint32_t quiet_nan = (word >> 16) | 0x40u;
+  return static_cast<std::uint16_t>(value == value ? rounded : quiet_nan);
+}
+
+// Calls body with a null pointer of the row's element type.
+template <typename Body>
+void with_type(DType dtype, const Body& body) {
+  if (dtype == DType::kBF16) {
+    body(static_cast<std::uint16_t*>(nullptr));
+  } else {
+    body(static_cast<float*>(nullptr));
+  }
+}
+
+}  // namespace
+}  // namespace loza::model_cpu
