@@ -32,9 +32,9 @@ RowsView view_of(const at::Tensor& x) {
 }
 
 // Copied once while the model is made, so that nobody has to wait for it later.
-std::shared_ptr<const Int8Weight> packed(const at::Tensor& weight) {
+std::shared_ptr<const Int8Weight> packed(const at::Tensor& weight, HugePageArena& memory) {
   if (weight.is_meta()) return std::make_shared<const Int8Weight>();
-  return std::make_shared<const Int8Weight>(view_of(weight.contiguous()));
+  return std::make_shared<const Int8Weight>(view_of(weight.contiguous()), memory);
 }
 
 }  // namespace
@@ -49,8 +49,8 @@ Linear::Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in
     bias_names.push_back(part.name + ".bias");
     sizes.push_back(part.size);
   }
-  if (weights.format() == WeightFormat::kInt8 && use == Use::kProduct) {
-    int8_ = packed(weights.read_stacked(weight_names, sizes, {in}));
+  if (weights.format() == WeightFormat::kInt8 && use != Use::kWeightToo) {
+    int8_ = packed(weights.read_stacked(weight_names, sizes, {in}), weights.memory());
   } else {
     weight_ = weights.take_stacked(weight_names, sizes, {in});
   }
@@ -60,9 +60,9 @@ Linear::Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in
   }
 }
 
-Linear::Linear(const Weights& weights, const at::Tensor& weight, Use use) : use_(use) {
+Linear::Linear(Weights& weights, const at::Tensor& weight, Use use) : use_(use) {
   if (weights.format() == WeightFormat::kInt8) {
-    int8_ = packed(weight);
+    int8_ = packed(weight, weights.memory());
   } else {
     weight_ = {weight, {}};
   }

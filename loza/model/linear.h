@@ -36,7 +36,7 @@ class Linear {
   Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in, bool bias,
          Use use = Use::kProduct);
   // Of a weight [out, in] that the model has already; int8 takes a copy.
-  Linear(const Weights& weights, const at::Tensor& weight, Use use);
+  Linear(Weights& weights, const at::Tensor& weight, Use use);
 
   at::Tensor operator()(const at::Tensor& x) const;
   // residual [T, out] + (*this)(x).

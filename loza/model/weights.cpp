@@ -47,14 +47,20 @@ at::Tensor Weights::take(const std::string& name, const std::vector<std::int64_t
                          std::optional<at::ScalarType> dtype) {
   const TensorEntry* entry = find(name, shape);
   const at::ScalarType kept = dtype.value_or(dtype_);
-  at::Tensor tensor = device_.is_meta() ? at::empty(shape, at::TensorOptions(kept).device(device_))
-                                        : load_tensor(*entry, kept).to(device_);
+  const at::Tensor tensor = allocate(shape, kept);
+  if (!device_.is_meta()) tensor.copy_(load_tensor(*entry, kept));
   add_parameter(name, tensor);
   return tensor;
 }
 
-at::Tensor Weights::allocate(const std::vector<std::int64_t>& shape) const {
-  return at::empty(shape, at::TensorOptions(dtype_).device(device_));
+at::Tensor Weights::allocate(const std::vector<std::int64_t>& shape, at::ScalarType dtype) {
+  const at::TensorOptions options = at::TensorOptions(dtype).device(device_);
+  if (!device_.is_cpu()) return at::empty(shape, options);
+  const std::int64_t bytes =
+      c10::multiply_integers(shape) * static_cast<std::int64_t>(c10::elementSize(dtype));
+  const std::shared_ptr<std::byte> memory = memory_.take(bytes);
+  return at::from_blob(
+      memory.get(), shape, [memory](void*) {}, options);
 }
 
 void Weights::fill(const std::string& name, const at::Tensor& target) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "loza/base/huge_pages.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/model/named_tensors.h"
 
@@ -47,10 +48,12 @@ class Weights {
                           const std::vector<std::int64_t>& rest);
   // Records a tensor that is part of another one, filled by fill().
   void add_parameter(const std::string& name, const at::Tensor& tensor);
-  at::Tensor allocate(const std::vector<std::int64_t>& shape) const;
+  at::Tensor allocate(const std::vector<std::int64_t>& shape) { return allocate(shape, dtype_); }
   // Copies the tensor of that name into `target`, which has its shape.
   void fill(const std::string& name, const at::Tensor& target);
 
+  // Where weights lie on the CPU.
+  HugePageArena& memory() { return memory_; }
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
   WeightFormat format() const { return format_; }
@@ -63,6 +66,7 @@ class Weights {
   std::vector<std::int64_t> check_stack(const std::vector<std::string>& names,
                                         const std::vector<std::int64_t>& sizes,
                                         const std::vector<std::int64_t>& rest);
+  at::Tensor allocate(const std::vector<std::int64_t>& shape, at::ScalarType dtype);
   // Null without a checkpoint.
   const TensorEntry* find(const std::string& name, at::IntArrayRef shape);
 
@@ -70,6 +74,7 @@ class Weights {
   at::ScalarType dtype_;
   at::Device device_;
   WeightFormat format_ = WeightFormat::kDtype;
+  HugePageArena memory_;
   std::int64_t num_parameters_ = 0;
   NamedTensors parameters_;
   std::set<std::string> taken_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "loza/attention/cpu/buffer.h"
 #include "loza/base/check.h"
 #include "loza/base/parallel_for.h"
 #include "loza/model/cpu/row_kernels.h"

@@ -20,6 +20,9 @@
 namespace loza::model_cpu {
 namespace {
 
+// Bytes of a panel that are asked for before they are needed, where reading it is all that counts.
+constexpr std::int64_t kAhead = 4096;
+
 template <int kRows>
 void multiply_tile(const Int8Rows& rows, std::int64_t first, const std::uint8_t* panel,
                    float* out) {
@@ -44,6 +47,10 @@ void multiply_tile(const Int8Rows& rows, std::int64_t first, const std::uint8_t*
       }
 #pragma GCC unroll 8
       for (int step = 0; step < kGroup / 4; ++step) {
+        if constexpr (kRows == 1) {
+          __builtin_prefetch(w + kAhead + step * 128);
+          __builtin_prefetch(w + kAhead + step * 128 + 64);
+        }
 #pragma GCC unroll 8
         for (int m = 0; m < kRows; ++m) {
           std::int32_t x4;

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "loza/attention/cpu/buffer.h"
 #include "loza/base/check.h"
 #include "loza/base/parallel_for.h"
 #include "loza/model/cpu/row_numbers.h"
@@ -47,13 +48,15 @@ class QuantizedRows {
 
 }  // namespace
 
-Int8Weight::Int8Weight(const RowsView& weight)
-    : num_outputs_(weight.count), size_(weight.size), panels_(bytes()) {
+Int8Weight::Int8Weight(const RowsView& weight, HugePageArena& memory)
+    : num_outputs_(weight.count), size_(weight.size) {
+  const std::shared_ptr<std::byte> bytes_of_panels = memory.take(bytes());
+  panels_ = {bytes_of_panels, reinterpret_cast<std::uint8_t*>(bytes_of_panels.get())};
   parallel_for(num_panels(), [&](std::int64_t panel) { pack_panel(weight, panel); });
 }
 
 void Int8Weight::pack_panel(const RowsView& weight, std::int64_t panel) {
-  std::uint8_t* groups = panels_.data() + panel * panel_bytes();
+  std::uint8_t* groups = panels_.get() + panel * panel_bytes();
   std::memset(groups, 0, static_cast<std::size_t>(panel_bytes()));
   const std::int64_t end = std::min(num_outputs_, (panel + 1) * kPanelOutputs);
   for (std::int64_t n = panel * kPanelOutputs; n < end; ++n) {
@@ -94,22 +97,22 @@ void Int8Weight::multiply(const RowsView& x, std::int64_t num_terms, const Produ
   const Int8Rows rows = scratch.quantize(x, num_terms);
   const Int8Kernels& kernels = int8_kernels();
 
-  // Tasks of at least 32 KB of weights, so that taking one costs nothing beside it.
-  const std::int64_t panels_of_task =
-      std::max<std::int64_t>(1, (std::int64_t{1} << 15) / std::max<std::int64_t>(1, panel_bytes()));
-  const std::int64_t num_panel_tasks = (num_panels() + panels_of_task - 1) / panels_of_task;
+  // A few tasks for each thread, each a long run of memory.
+  constexpr std::int64_t kTasks = 4;
+  const std::int64_t num_panel_tasks = std::min(num_panels(), kTasks * num_threads());
   const std::int64_t num_row_tasks = (x.count + kRowsOfTask - 1) / kRowsOfTask;
   parallel_for(num_panel_tasks * num_row_tasks, [&](std::int64_t task) {
     const std::int64_t rows_begin = task / num_panel_tasks * kRowsOfTask;
     const std::int64_t rows_end = std::min(x.count, rows_begin + kRowsOfTask);
-    const std::int64_t first_panel = task % num_panel_tasks * panels_of_task;
-    const std::int64_t end_panel = std::min(num_panels(), first_panel + panels_of_task);
+    const std::int64_t panel_task = task % num_panel_tasks;
+    const std::int64_t first_panel = panel_task * num_panels() / num_panel_tasks;
+    const std::int64_t end_panel = (panel_task + 1) * num_panels() / num_panel_tasks;
     for (std::int64_t panel = first_panel; panel < end_panel; ++panel) {
       const std::int64_t begin = panel * kPanelOutputs;
       const std::int64_t end = std::min(num_outputs_, begin + kPanelOutputs);
       for (std::int64_t row = rows_begin; row < rows_end; row += kInt8TileRows) {
         const std::int64_t count = std::min(kInt8TileRows, rows_end - row);
-        kernels.multiply_panel(rows, row, count, panels_.data() + panel * panel_bytes(), begin, end,
+        kernels.multiply_panel(rows, row, count, panels_.get() + panel * panel_bytes(), begin, end,
                                out);
       }
     }
@@ -117,7 +120,7 @@ void Int8Weight::multiply(const RowsView& x, std::int64_t num_terms, const Produ
 }
 
 void Int8Weight::dequantize_row(std::int64_t n, float* row) const {
-  const std::uint8_t* groups = panels_.data() + n / kPanelOutputs * panel_bytes();
+  const std::uint8_t* groups = panels_.get() + n / kPanelOutputs * panel_bytes();
   const std::int64_t lane = n % kPanelOutputs;
   for (std::int64_t k = 0; k < size_; ++k) {
     const std::uint8_t* group = groups + k / kGroup * kGroupBytes;

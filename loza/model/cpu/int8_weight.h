@@ -1,9 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
-#include "loza/attention/cpu/buffer.h"
 #include "loza/base/dtype.h"
+#include "loza/base/huge_pages.h"
 #include "loza/model/cpu/int8_kernels.h"
 
 namespace loza::model_cpu {
@@ -28,8 +29,8 @@ struct RowsView {
 class Int8Weight {
  public:
   Int8Weight() = default;
-  // Of a weight [N, K].
-  explicit Int8Weight(const RowsView& weight);
+  // Of a weight [N, K]; the integers lie in `memory`.
+  Int8Weight(const RowsView& weight, HugePageArena& memory);
 
   // x [M, K] times W transposed. On several threads; a row's numbers depend on neither the other
   // rows nor the threads. A number of x or W that is not finite makes the outputs that it reaches
@@ -51,7 +52,7 @@ class Int8Weight {
   void pack_panel(const RowsView& weight, std::int64_t panel);
 
   std::int64_t num_outputs_ = 0, size_ = 0;
-  cpu::Buffer<std::uint8_t> panels_;
+  std::shared_ptr<std::uint8_t> panels_;
 };
 
 }  // namespace loza::model_cpu

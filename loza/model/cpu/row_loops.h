@@ -147,7 +147,11 @@ void dot_rows(const WideRows& x, std::int64_t first, const T* const* weights, fl
   for (; k + kLanes <= x.size; k += kLanes) {
     Lanes w[kOutputs];
 #pragma GCC unroll 8
-    for (int n = 0; n < kOutputs; ++n) w[n] = load_lanes(weights[n] + k);
+    for (int n = 0; n < kOutputs; ++n) {
+      w[n] = load_lanes(weights[n] + k);
+      // Rows end before the processor has seen that they are read in order.
+      __builtin_prefetch(weights[n] + k + kOutputs * x.size);
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < kCount; ++m) {
       const Lanes row = load_lanes(x.data + (first + m) * x.size + k);
