@@ -59,8 +59,9 @@ struct ForwardContext {
 class AttentionModule {
  public:
   virtual ~AttentionModule() = default;
-  // x [T, hidden], normed -> [T, hidden]. Differentiable in kCore.
-  virtual at::Tensor forward(const at::Tensor& x, const ForwardContext& context) const = 0;
+  // residual + what attention makes of x, normed; both [T, hidden]. Differentiable in kCore.
+  virtual at::Tensor add(const at::Tensor& residual, const at::Tensor& x,
+                         const ForwardContext& context) const = 0;
 };
 
 // `name` as in "model.layers.0.self_attn"; module_idx counts over the whole model.

@@ -15,6 +15,10 @@ Mlp::Mlp(Weights& weights, const std::string& name, std::int64_t hidden, std::in
 
 at::Tensor Mlp::forward(const at::Tensor& x) const { return down_(swiglu(gate_up_(x))); }
 
+at::Tensor Mlp::add(const at::Tensor& residual, const at::Tensor& x) const {
+  return down_.added_to(residual, swiglu(gate_up_(x)));
+}
+
 std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
                                                const ModelConfig& config, std::int64_t layer) {
   if (config.moe && layer >= config.moe->first_moe_layer &&

@@ -10,12 +10,12 @@
 
 namespace loza {
 
-// The part of a layer that treats each token alone: x [T, hidden] -> [T, hidden].
-// Differentiable.
+// The part of a layer that treats each token alone: residual + what it makes of x, both
+// [T, hidden]. Differentiable.
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
-  virtual at::Tensor forward(const at::Tensor& x) const = 0;
+  virtual at::Tensor add(const at::Tensor& residual, const at::Tensor& x) const = 0;
 };
 
 // down(silu(gate(x)) * up(x)).
@@ -23,7 +23,8 @@ class Mlp : public FeedForward {
  public:
   Mlp(Weights& weights, const std::string& name, std::int64_t hidden, std::int64_t intermediate,
       bool bias);
-  at::Tensor forward(const at::Tensor& x) const override;
+  at::Tensor add(const at::Tensor& residual, const at::Tensor& x) const override;
+  at::Tensor forward(const at::Tensor& x) const;
 
  private:
   Linear gate_up_, down_;

@@ -27,7 +27,8 @@ Gqa::Gqa(Weights& weights, const std::string& name, const ModelConfig& config,
   }
 }
 
-at::Tensor Gqa::forward(const at::Tensor& x, const ForwardContext& context) const {
+at::Tensor Gqa::add(const at::Tensor& residual, const at::Tensor& x,
+                    const ForwardContext& context) const {
   const std::int64_t num_tokens = x.size(0);
   const at::Tensor qkv = qkv_(x).view({num_tokens, heads_ + 2 * key_heads_, size_});
   at::Tensor q = qkv.narrow(1, 0, heads_), k = qkv.narrow(1, heads_, key_heads_);
@@ -43,7 +44,7 @@ at::Tensor Gqa::forward(const at::Tensor& x, const ForwardContext& context) cons
                              ? context.batch.core->attend(module_idx_, queries, k, v,
                                                           context.sequences, rotation.softmax_scale)
                              : attend(queries, at::cat({k, v}, 1).flatten(1), context);
-  return out_(out.reshape({num_tokens, heads_ * size_}));
+  return out_.added_to(residual, out.reshape({num_tokens, heads_ * size_}));
 }
 
 // queries [T, H, D], rows [T, 2 * G * D] of the new tokens -> [T, H, D].

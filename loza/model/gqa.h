@@ -10,7 +10,8 @@ class Gqa : public AttentionModule {
  public:
   Gqa(Weights& weights, const std::string& name, const ModelConfig& config,
       std::int64_t module_idx);
-  at::Tensor forward(const at::Tensor& x, const ForwardContext& context) const override;
+  at::Tensor add(const at::Tensor& residual, const at::Tensor& x,
+                 const ForwardContext& context) const override;
 
  private:
   at::Tensor attend(const attention::Queries& queries, const at::Tensor& rows,

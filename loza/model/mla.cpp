@@ -36,7 +36,8 @@ Mla::Mla(Weights& weights, const std::string& name, const ModelConfig& config,
   out_ = Linear(weights, {{name + ".o_proj", hidden}}, heads_ * v_size_, /*bias=*/false);
 }
 
-at::Tensor Mla::forward(const at::Tensor& x, const ForwardContext& context) const {
+at::Tensor Mla::add(const at::Tensor& residual, const at::Tensor& x,
+                    const ForwardContext& context) const {
   const ModuleRotation& rotation = context.rotation(module_idx_);
   const attention::Queries q = queries(x, rotation);
   const at::Tensor new_rows = rows(x, rotation.rotation);
@@ -55,7 +56,7 @@ at::Tensor Mla::forward(const at::Tensor& x, const ForwardContext& context) cons
       out = decode(q, new_rows, context);
       break;
   }
-  return out_(out.reshape({x.size(0), heads_ * v_size_}));
+  return out_.added_to(residual, out.reshape({x.size(0), heads_ * v_size_}));
 }
 
 // [T, H, nope + P], the second part rotated.

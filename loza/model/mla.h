@@ -15,7 +15,8 @@ class Mla : public AttentionModule {
  public:
   Mla(Weights& weights, const std::string& name, const ModelConfig& config,
       std::int64_t module_idx);
-  at::Tensor forward(const at::Tensor& x, const ForwardContext& context) const override;
+  at::Tensor add(const at::Tensor& residual, const at::Tensor& x,
+                 const ForwardContext& context) const override;
 
  private:
   attention::Queries queries(const at::Tensor& x, const ModuleRotation& rotation) const;

@@ -64,11 +64,11 @@ Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
   }
 }
 
-at::Tensor Moe::forward(const at::Tensor& x) const {
+at::Tensor Moe::add(const at::Tensor& residual, const at::Tensor& x) const {
   const Routing routing =
       route(at::linear(x.to(router_.scalar_type()), router_), correction_, config_);
   const at::Tensor routed = run_experts(x, routing);
-  return shared_ ? routed + shared_->forward(x) : routed;
+  return residual + (shared_ ? routed + shared_->forward(x) : routed);
 }
 
 // Tokens are sorted by expert, so that each expert runs once over its own; its outputs go back

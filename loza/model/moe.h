@@ -18,7 +18,7 @@ Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeC
 class Moe : public FeedForward {
  public:
   Moe(Weights& weights, const std::string& name, const ModelConfig& config);
-  at::Tensor forward(const at::Tensor& x) const override;
+  at::Tensor add(const at::Tensor& residual, const at::Tensor& x) const override;
 
  private:
   at::Tensor run_experts(const at::Tensor& x, const Routing& routing) const;

@@ -185,8 +185,8 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
     if (batch.layer_inputs != nullptr) batch.layer_inputs->push_back(x);
     const auto run = [&layer, context, eps](const at::Tensor& in) {
       const at::Tensor mixed =
-          in + layer.attention->forward(rms_norm(in, layer.attention_norm, eps), *context);
-      return mixed + layer.feed_forward->forward(rms_norm(mixed, layer.feed_forward_norm, eps));
+          layer.attention->add(in, rms_norm(in, layer.attention_norm, eps), *context);
+      return layer.feed_forward->add(mixed, rms_norm(mixed, layer.feed_forward_norm, eps));
     };
     x = batch.recompute ? recomputed(run, x) : run(x);
   }

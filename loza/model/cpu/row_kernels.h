@@ -21,7 +21,7 @@ struct RotateRow {
   bool interleaved = false;
 };
 
-// Rows in fp32, one behind the other: [count][size].
+// Rows as RowKernels::arrange leaves them, one behind the other: [count][size].
 struct WideRows {
   const float* data = nullptr;
   std::int64_t count = 0, size = 0;
@@ -38,8 +38,8 @@ struct RowKernels {
   void (*swiglu_backward)(const void* d_out, const void* gate, const void* up, std::int64_t size,
                           DType dtype, void* d_gate, void* d_up);
   void (*rotate)(const RotateRow& row, DType dtype);
-  // wide = x, [size].
-  void (*widen)(const void* x, std::int64_t size, DType dtype, float* wide);
+  // x [size] in fp32, in the order in which multiply_rows reads it beside a weight of `dtype`.
+  void (*arrange)(const void* x, std::int64_t size, DType dtype, float* wide);
   // x times rows [begin, end) of a weight, of which `weight` is the first and `stride` elements lie
   // between two; x has at most kFewRows rows.
   void (*multiply_rows)(const WideRows& x, const void* weight, std::int64_t stride, DType dtype,

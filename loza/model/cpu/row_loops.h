@@ -18,15 +18,12 @@ constexpr std::int64_t kLanes = 16;
 
 // One vector, by the compiler's vector types: they exist wherever it does.
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+using Words = std::uint32_t
+    __attribute__((vector_size(kLanes * sizeof(std::uint32_t)), aligned(2), may_alias));
 
-inline Lanes load_lanes(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
-inline Lanes load_lanes(const std::uint16_t* bf16) {
-  using Halves = std::uint16_t
-      __attribute__((vector_size(kLanes * sizeof(std::uint16_t)), aligned(2), may_alias));
-  using Words = std::uint32_t __attribute__((vector_size(kLanes * sizeof(std::uint32_t))));
-  const Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(bf16), Words) << 16;
-  return std::bit_cast<Lanes>(words);
-}
+// Numbers that multiply_step takes at a time: a vector's.
+template <typename T>
+constexpr std::int64_t kStep = kLanes * static_cast<std::int64_t>(sizeof(float) / sizeof(T));
 
 template <typename Term>
 float sum_of(std::int64_t size, const Term& term) {
@@ -133,9 +130,33 @@ void rotate_row(const RotateRow& row) {
   }
 }
 
-template <typename T>
-void widen_row(const T* x, std::int64_t size, float* __restrict wide) {
-  for (std::int64_t i = 0; i < size; ++i) wide[i] = widen(x[i]);
+// Whole steps of a bf16 row hold the numbers of even places first, then those of odd ones: so a
+// vector of pairs widens by a shift and a mask.
+inline void arrange_row(const float* x, std::int64_t size, float* __restrict wide) {
+  for (std::int64_t i = 0; i < size; ++i) wide[i] = x[i];
+}
+inline void arrange_row(const std::uint16_t* x, std::int64_t size, float* __restrict wide) {
+  constexpr std::int64_t kPairs = kStep<std::uint16_t>;
+  std::int64_t k = 0;
+  for (; k + kPairs <= size; k += kPairs) {
+    for (std::int64_t i = 0; i < kLanes; ++i) {
+      wide[k + i] = widen(x[k + 2 * i]);
+      wide[k + kLanes + i] = widen(x[k + 2 * i + 1]);
+    }
+  }
+  for (; k < size; ++k) wide[k] = widen(x[k]);
+}
+
+inline Lanes load_lanes(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
+
+// sum += w * x for a step, x arranged.
+inline void multiply_step(const float* w, const float* x, Lanes& sum) {
+  sum += load_lanes(w) * load_lanes(x);
+}
+inline void multiply_step(const std::uint16_t* w, const float* x, Lanes& sum) {
+  const Words pairs = *reinterpret_cast<const Words*>(w);
+  sum += std::bit_cast<Lanes>(pairs << 16) * load_lanes(x);
+  sum += std::bit_cast<Lanes>(pairs & 0xFFFF0000u) * load_lanes(x + kLanes);
 }
 
 // Dot products of kOutputs weight rows with kCount rows of x. Lanes run along the rows, in one
@@ -144,19 +165,15 @@ template <int kCount, int kOutputs, typename T>
 void dot_rows(const WideRows& x, std::int64_t first, const T* const* weights, float* dots) {
   Lanes sums[kOutputs][kCount] = {};
   std::int64_t k = 0;
-  for (; k + kLanes <= x.size; k += kLanes) {
-    Lanes w[kOutputs];
+  for (; k + kStep<T> <= x.size; k += kStep<T>) {
 #pragma GCC unroll 8
     for (int n = 0; n < kOutputs; ++n) {
-      w[n] = load_lanes(weights[n] + k);
       // Rows end before the processor has seen that they are read in order.
       __builtin_prefetch(weights[n] + k + kOutputs * x.size);
-    }
 #pragma GCC unroll 8
-    for (int m = 0; m < kCount; ++m) {
-      const Lanes row = load_lanes(x.data + (first + m) * x.size + k);
-#pragma GCC unroll 8
-      for (int n = 0; n < kOutputs; ++n) sums[n][m] += w[n] * row;
+      for (int m = 0; m < kCount; ++m) {
+        multiply_step(weights[n] + k, x.data + (first + m) * x.size + k, sums[n][m]);
+      }
     }
   }
   for (int n = 0; n < kOutputs; ++n) {
@@ -254,10 +271,10 @@ constexpr RowKernels kRowKernels{
         },
     .rotate = [](const RotateRow& row,
                  DType dtype) { with_type(dtype, [&]<typename T>(T*) { rotate_row<T>(row); }); },
-    .widen =
+    .arrange =
         [](const void* x, std::int64_t size, DType dtype, float* wide) {
           with_type(dtype,
-                    [&]<typename T>(T*) { widen_row(static_cast<const T*>(x), size, wide); });
+                    [&]<typename T>(T*) { arrange_row(static_cast<const T*>(x), size, wide); });
         },
     .multiply_rows =
         [](const WideRows& x, const void* weight, std::int64_t stride, DType dtype,
