@@ -28,8 +28,8 @@ namespace {
 std::string dtype_with(const ModelOptions& options) {
   if (options.weights != "fp32" && options.weights != "bf16") return options.dtype;
   if (options.dtype != "auto" && options.dtype != options.weights) {
-    throw_usage("--weights", fmt::format("auto, int8 or {} with --dtype {}", options.dtype,
-                                         options.dtype),
+    throw_usage("--weights",
+                fmt::format("auto, int8 or {} with --dtype {}", options.dtype, options.dtype),
                 options.weights);
   }
   return options.weights;

@@ -133,8 +133,8 @@ Transformer::Impl::Impl(const ModelConfig& model_config, Weights& weights, at::S
   num_parameters = weights.num_parameters();
 }
 
-Transformer Transformer::load(const Checkpoint& checkpoint, at::ScalarType dtype,
-                              at::Device device, WeightFormat format) {
+Transformer Transformer::load(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device,
+                              WeightFormat format) {
   LOZA_CHECK(format == WeightFormat::kDtype ||
              (device.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16)));
   const at::NoGradGuard no_grad;
@@ -193,9 +193,7 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
   return rms_norm(x, impl_->final_norm, eps);
 }
 
-at::Tensor Transformer::logits(const at::Tensor& hidden) const {
-  return impl_->head.wide(hidden);
-}
+at::Tensor Transformer::logits(const at::Tensor& hidden) const { return impl_->head.wide(hidden); }
 
 ForwardBatch ForwardBatch::whole(const std::vector<std::int64_t>& ids, AttentionCore& core) {
   return packed({ids}, core);

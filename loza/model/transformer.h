@@ -111,8 +111,7 @@ class Transformer {
   // With int8 weights (weights.h) the model is not to be trained. REQUIRES then: the CPU, and
   // fp32 or bf16.
   static Transformer load(const Checkpoint& checkpoint, at::ScalarType dtype,
-                          at::Device device = at::kCPU,
-                          WeightFormat format = WeightFormat::kDtype);
+                          at::Device device = at::kCPU, WeightFormat format = WeightFormat::kDtype);
   ~Transformer();
   Transformer(Transformer&&) noexcept;
 

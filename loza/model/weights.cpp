@@ -91,8 +91,8 @@ Weights::Stack Weights::take_stacked(const std::vector<std::string>& names,
 at::Tensor Weights::read_stacked(const std::vector<std::string>& names,
                                  const std::vector<std::int64_t>& sizes,
                                  const std::vector<std::int64_t>& rest) {
-  const at::Tensor whole = at::empty(check_stack(names, sizes, rest),
-                                     at::TensorOptions(at::kFloat).device(device_));
+  const at::Tensor whole =
+      at::empty(check_stack(names, sizes, rest), at::TensorOptions(at::kFloat).device(device_));
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < names.size(); ++i) {
     fill(names[i], whole.narrow(0, begin, sizes[i]));

@@ -41,9 +41,9 @@ inline Floats widen_scales(const std::uint16_t* bf16) {
 }
 inline Floats add_scaled(Floats sum, Ints product, Floats w_scale, float x_scale) {
   const __m256 x = _mm256_set1_ps(x_scale);
-  return {_mm256_fmadd_ps(_mm256_cvtepi32_ps(product.low), _mm256_mul_ps(w_scale.low, x), sum.low),
-          _mm256_fmadd_ps(_mm256_cvtepi32_ps(product.high), _mm256_mul_ps(w_scale.high, x),
-                          sum.high)};
+  return {
+      _mm256_fmadd_ps(_mm256_cvtepi32_ps(product.low), _mm256_mul_ps(w_scale.low, x), sum.low),
+      _mm256_fmadd_ps(_mm256_cvtepi32_ps(product.high), _mm256_mul_ps(w_scale.high, x), sum.high)};
 }
 inline void store(float* out, Floats values) {
   _mm256_storeu_ps(out, values.low);

@@ -145,8 +145,8 @@ inline float quantize_group(const float* x, std::int8_t* integers, std::int32_t*
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the sum has x's nearest integer below
   std::int32_t total = 0;
   for (std::int64_t i = 0; i < kGroup; ++i) {
-    const std::int32_t integer = std::bit_cast<std::int32_t>(x[i] * inverse + kRound) -
-                                 std::bit_cast<std::int32_t>(kRound);
+    const std::int32_t integer =
+        std::bit_cast<std::int32_t>(x[i] * inverse + kRound) - std::bit_cast<std::int32_t>(kRound);
     integers[i] = static_cast<std::int8_t>(integer);
     total += static_cast<std::int8_t>(integer);
   }
@@ -183,9 +183,8 @@ void quantize_row_of(const T* x, std::int64_t size, std::int64_t m, const Int8Ro
 
 void quantize_row(const void* x, DType dtype, std::int64_t size, std::int64_t m,
                   const Int8Rows& rows) {
-  with_type(dtype, [&]<typename T>(T*) {
-    quantize_row_of(static_cast<const T*>(x), size, m, rows);
-  });
+  with_type(dtype,
+            [&]<typename T>(T*) { quantize_row_of(static_cast<const T*>(x), size, m, rows); });
 }
 
 constexpr Int8Kernels kInt8Kernels{.quantize_row = quantize_row, .multiply_panel = multiply_panel};

@@ -127,7 +127,8 @@ void Int8Weight::dequantize_row(std::int64_t n, float* row) const {
     const std::int64_t i = k % kGroup;
     std::uint16_t scale_bits;
     std::memcpy(&scale_bits, group + 2 * lane, sizeof(scale_bits));
-    const std::uint8_t shifted = group[2 * kPanelOutputs + (i / 4) * 4 * kPanelOutputs + 4 * lane + i % 4];
+    const std::uint8_t shifted =
+        group[2 * kPanelOutputs + (i / 4) * 4 * kPanelOutputs + 4 * lane + i % 4];
     row[k] = widen(scale_bits) * static_cast<float>(static_cast<int>(shifted) - 128);
   }
 }

@@ -23,7 +23,7 @@ using Words = std::uint32_t
 
 // Numbers that multiply_step takes at a time: a vector's.
 template <typename T>
-constexpr std::int64_t kStep = kLanes * static_cast<std::int64_t>(sizeof(float) / sizeof(T));
+constexpr std::int64_t kStep = kLanes* static_cast<std::int64_t>(sizeof(float) / sizeof(T));
 
 template <typename Term>
 float sum_of(std::int64_t size, const Term& term) {
@@ -211,9 +211,8 @@ void multiply_rows_of(const WideRows& x, std::int64_t first, const T* weight, st
 }
 
 template <int kCount, typename T>
-void multiply_by_weight(const WideRows& x, std::int64_t first, const T* weight,
-                        std::int64_t stride, std::int64_t begin, std::int64_t end,
-                        const ProductOut& out) {
+void multiply_by_weight(const WideRows& x, std::int64_t first, const T* weight, std::int64_t stride,
+                        std::int64_t begin, std::int64_t end, const ProductOut& out) {
   constexpr int kOutputs = 4;
   std::int64_t n = begin;
   for (; n + kOutputs <= end; n += kOutputs) {

@@ -1,0 +1,318 @@
+#include "loza/model/cpu/int8_weight.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "loza/attention/cpu/instruction_set.h"
+#include "loza/base/parallel_for.h"
+#include "loza/base/random.h"
+#include "loza/model/cpu/few_rows.h"
+
+namespace loza::model_cpu {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+float bf16_to_float(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+// Numbers that bf16 holds exactly, in either dtype.
+struct Matrix {
+  std::int64_t rows, size;
+  std::vector<std::uint16_t> halves;
+  std::vector<float> floats;
+
+  Matrix(std::int64_t rows, std::int64_t size, std::uint64_t seed, float spread = 1)
+      : rows(rows), size(size) {
+    Random random(seed);
+    for (std::int64_t i = 0; i < rows * size; ++i) {
+      set_next((static_cast<float>(random.uniform()) * 2 - 1) * spread);
+    }
+  }
+  void set_next(float value) {
+    halves.push_back(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16));
+    floats.push_back(bf16_to_float(halves.back()));
+  }
+  void set(std::int64_t row, std::int64_t column, float value) {
+    const auto at = static_cast<std::size_t>(row * size + column);
+    halves[at] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16);
+    floats[at] = bf16_to_float(halves[at]);
+  }
+  float operator()(std::int64_t row, std::int64_t column) const {
+    return floats[static_cast<std::size_t>(row * size + column)];
+  }
+  RowsView view(DType dtype) const {
+    const void* data = dtype == DType::kBF16 ? static_cast<const void*>(halves.data())
+                                             : static_cast<const void*>(floats.data());
+    return {data, rows, size, size, dtype};
+  }
+};
+
+// Each number's integer times scale, as the header says rows are quantised: slow, in fp64.
+std::vector<double> quantised(const Matrix& x, std::int64_t num_terms) {
+  std::vector<double> values;
+  for (std::int64_t m = 0; m < x.rows; ++m) {
+    for (std::int64_t k = 0; k < x.size; ++k) {
+      const std::int64_t begin = k / kGroup * kGroup, end = std::min(x.size, begin + kGroup);
+      double rest = x(m, k), kept = 0;
+      double largest = 0;
+      for (std::int64_t i = begin; i < end; ++i) {
+        largest = std::max(largest, std::fabs(static_cast<double>(x(m, i))));
+      }
+      const double scale = largest / 127;
+      if (scale > 0) {
+        const double integer = std::nearbyint(rest / scale);
+        kept += integer * scale;
+        rest -= integer * scale;
+      }
+      // What a second term keeps is within 1/254 of half a step.
+      values.push_back(num_terms == 1 ? kept : kept + rest);
+    }
+  }
+  return values;
+}
+
+class Int8WeightOf : public ::testing::TestWithParam<cpu::InstructionSet> {
+ protected:
+  void SetUp() override {
+    before_ = cpu::instruction_set();
+    threads_before_ = num_threads();
+    cpu::set_instruction_set(GetParam());
+    set_num_threads(1);
+  }
+  void TearDown() override {
+    cpu::set_instruction_set(before_);
+    set_num_threads(threads_before_);
+  }
+
+ private:
+  cpu::InstructionSet before_ = cpu::InstructionSet::kPortable;
+  int threads_before_ = 1;
+};
+INSTANTIATE_TEST_SUITE_P(Sets, Int8WeightOf, ::testing::ValuesIn(cpu::supported_instruction_sets()),
+                         [](const auto& info) {
+                           std::string name = cpu::instruction_set_name(info.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+struct Shape {
+  std::int64_t rows, outputs, size;
+};
+const std::vector<Shape> kShapes = {{1, 1, 1},    {1, 31, 33},  {2, 32, 32},  {3, 33, 64},
+                                    {5, 65, 95},  {6, 7, 100},  {7, 100, 31}, {8, 64, 576},
+                                    {13, 40, 97}, {125, 70, 40}};
+
+std::vector<float> product(const Matrix& x, const Int8Weight& weight, std::int64_t num_terms,
+                           DType dtype = DType::kF32) {
+  std::vector<float> out(static_cast<std::size_t>(x.rows * weight.num_outputs()) + 1, 12345.0f);
+  weight.multiply(x.view(dtype), num_terms, {out.data(), weight.num_outputs(), DType::kF32});
+  EXPECT_EQ(out.back(), 12345.0f);  // nothing is written behind the end
+  out.pop_back();
+  return out;
+}
+
+TEST_P(Int8WeightOf, EqualsASlowProductOfTheQuantisedNumbers) {
+  for (const Shape& shape : kShapes) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const std::int64_t num_terms : {1, 2}) {
+        const Matrix x(shape.rows, shape.size, 1, 3), w(shape.outputs, shape.size, 2);
+        HugePageArena memory;
+        const Int8Weight weight(w.view(dtype), memory);
+        const std::vector<float> out = product(x, weight, num_terms, dtype);
+        const std::vector<double> rounded = quantised(x, num_terms);
+        std::vector<float> row(static_cast<std::size_t>(shape.size));
+        for (std::int64_t n = 0; n < shape.outputs; ++n) {
+          weight.dequantize_row(n, row.data());
+          for (std::int64_t m = 0; m < shape.rows; ++m) {
+            double sum = 0, magnitude = 0, weights = 0;
+            for (std::int64_t k = 0; k < shape.size; ++k) {
+              weights += std::fabs(static_cast<double>(row[static_cast<std::size_t>(k)]));
+              const double term = rounded[static_cast<std::size_t>(m * shape.size + k)] *
+                                  static_cast<double>(row[static_cast<std::size_t>(k)]);
+              sum += term;
+              magnitude += std::fabs(term);
+            }
+            // Sums in fp32. One term: an integer on the edge between two may fall the other way.
+            // Two: each number is off by up to half a step of the second, at most 3 / 127^2 / 2.
+            const double step = 3.0 / 127;
+            const double edge = num_terms == 1 ? step : weights * step / 127 / 2;
+            EXPECT_NEAR(out[static_cast<std::size_t>(m * shape.outputs + n)], sum,
+                        2e-6 * magnitude + edge)
+                << m << " " << n << " of " << shape.rows << "x" << shape.outputs << "x"
+                << shape.size << ", terms " << num_terms;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Int8WeightOf, AWeightKeepsSevenBitsOfItsGroup) {
+  Matrix w(5, 100, 3, 2);
+  for (std::int64_t k = 32; k < 64; ++k) w.set(2, k, 0);  // a group whose scale is zero
+  w.set(3, 0, 1e-38f);
+  HugePageArena memory;
+  const Int8Weight weight(w.view(DType::kF32), memory);
+  std::vector<float> row(100);
+  for (std::int64_t n = 0; n < w.rows; ++n) {
+    weight.dequantize_row(n, row.data());
+    for (std::int64_t k = 0; k < w.size; ++k) {
+      const std::int64_t begin = k / kGroup * kGroup, end = std::min(w.size, begin + kGroup);
+      float largest = 0;
+      for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(w(n, i)));
+      // Half a step, and bf16's rounding of the scale for the largest numbers.
+      EXPECT_NEAR(row[static_cast<std::size_t>(k)], w(n, k), largest / 127 * 1.1) << n << " " << k;
+    }
+  }
+}
+
+TEST_P(Int8WeightOf, TwoTermsAreAsGoodAsFifteenBits) {
+  const Matrix x(4, 576, 5, 7), w(50, 576, 6);
+  HugePageArena memory;
+  const Int8Weight weight(w.view(DType::kBF16), memory);
+  const std::vector<float> one = product(x, weight, 1), two = product(x, weight, 2);
+  double error_of_one = 0, error_of_two = 0;
+  std::vector<float> row(576);
+  for (std::int64_t n = 0; n < w.rows; ++n) {
+    weight.dequantize_row(n, row.data());
+    for (std::int64_t m = 0; m < x.rows; ++m) {
+      double exact = 0;
+      for (std::int64_t k = 0; k < x.size; ++k) {
+        exact += static_cast<double>(x(m, k)) * row[static_cast<std::size_t>(k)];
+      }
+      const auto at = static_cast<std::size_t>(m * w.rows + n);
+      error_of_one += std::pow(one[at] - exact, 2);
+      error_of_two += std::pow(two[at] - exact, 2);
+    }
+  }
+  EXPECT_GT(error_of_one, 0);
+  EXPECT_LT(error_of_two, error_of_one / (100.0 * 100.0));
+}
+
+TEST_P(Int8WeightOf, BiasAndResidualAreAdded) {
+  const Matrix x(7, 70, 7), w(45, 70, 8), residual(7, 45, 9);
+  HugePageArena memory;
+  const Int8Weight weight(w.view(DType::kF32), memory);
+  const std::vector<float> plain = product(x, weight, 1);
+  std::vector<float> bias(45), out = residual.floats;
+  for (std::size_t n = 0; n < bias.size(); ++n) bias[n] = static_cast<float>(n);
+  weight.multiply(x.view(DType::kF32), 1,
+                  {out.data(), 45, DType::kF32, bias.data(), out.data(), 45});
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    EXPECT_FLOAT_EQ(out[i], plain[i] + bias[i % 45] + residual.floats[i]);
+  }
+  // In bf16 the sum is rounded once.
+  std::vector<std::uint16_t> halves = residual.halves;
+  weight.multiply(x.view(DType::kF32), 1,
+                  {halves.data(), 45, DType::kBF16, bias.data(), halves.data(), 45});
+  for (std::size_t i = 0; i < halves.size(); ++i) {
+    EXPECT_NEAR(bf16_to_float(halves[i]), out[i], std::fabs(out[i]) / 256);
+  }
+}
+
+TEST_P(Int8WeightOf, NumbersThatAreNoneReachTheirRowAlone) {
+  for (const float broken : {kNan, std::numeric_limits<float>::infinity()}) {
+    Matrix x(9, 80, 10), w(40, 80, 11);
+    x.set(4, 70, broken);
+    HugePageArena memory;
+    std::vector<float> out = product(x, Int8Weight(w.view(DType::kF32), memory), 2);
+    for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 40 == 4) << i;
+    w.set(39, 3, broken);
+    x.set(4, 70, 0);
+    out = product(x, Int8Weight(w.view(DType::kF32), memory), 1);
+    for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i % 40 == 39) << i;
+  }
+}
+
+TEST_P(Int8WeightOf, NothingToDo) {
+  HugePageArena memory;
+  const Matrix none(0, 64, 1), w(10, 64, 2);
+  EXPECT_TRUE(product(none, Int8Weight(w.view(DType::kF32), memory), 1).empty());
+  EXPECT_TRUE(product(Matrix(3, 64, 1), Int8Weight(none.view(DType::kF32), memory), 1).empty());
+  // Rows of zeros, and a weight of zeros.
+  const Matrix zeros(3, 64, 1, 0), zero_weight(10, 64, 1, 0);
+  for (const float value : product(zeros, Int8Weight(w.view(DType::kF32), memory), 2)) {
+    EXPECT_EQ(value, 0);
+  }
+  for (const float value :
+       product(Matrix(3, 64, 1), Int8Weight(zero_weight.view(DType::kF32), memory), 1)) {
+    EXPECT_EQ(value, 0);
+  }
+}
+
+TEST_P(Int8WeightOf, BitsDependOnNeitherThreadsNorCompany) {
+  const Matrix x(130, 200, 12), w(301, 200, 13);
+  HugePageArena memory;
+  const Int8Weight weight(w.view(DType::kBF16), memory);
+  const std::vector<float> expected = product(x, weight, 2);
+  for (const int threads : {2, 7}) {
+    set_num_threads(threads);
+    EXPECT_EQ(product(x, weight, 2), expected) << threads;
+  }
+  set_num_threads(1);
+  for (const std::int64_t count : {1, 4, 5}) {
+    std::vector<float> out(static_cast<std::size_t>(count * 301));
+    RowsView some = x.view(DType::kF32);
+    some.data = some.row(100);
+    some.count = count;
+    weight.multiply(some, 2, {out.data(), 301, DType::kF32});
+    EXPECT_TRUE(std::equal(out.begin(), out.end(), expected.begin() + 100 * 301)) << count;
+  }
+}
+
+std::vector<float> product_of_few(const Matrix& x, const Matrix& w, DType dtype,
+                                  std::int64_t count) {
+  std::vector<float> out(static_cast<std::size_t>(count * w.rows), kNan);
+  RowsView rows = x.view(dtype);
+  rows.count = count;
+  multiply_few_rows(rows, w.view(dtype), {out.data(), w.rows, DType::kF32});
+  return out;
+}
+
+TEST_P(Int8WeightOf, FewRowsEqualASlowProduct) {
+  for (const Shape& shape : kShapes) {
+    if (shape.rows > kFewRows) continue;
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const Matrix x(shape.rows, shape.size, 14), w(shape.outputs, shape.size, 15);
+      const std::vector<float> out = product_of_few(x, w, dtype, shape.rows);
+      for (std::int64_t m = 0; m < shape.rows; ++m) {
+        for (std::int64_t n = 0; n < shape.outputs; ++n) {
+          double sum = 0, magnitude = 0;
+          for (std::int64_t k = 0; k < shape.size; ++k) {
+            const double term = static_cast<double>(x(m, k)) * static_cast<double>(w(n, k));
+            sum += term;
+            magnitude += std::fabs(term);
+          }
+          EXPECT_NEAR(out[static_cast<std::size_t>(m * shape.outputs + n)], sum,
+                      1e-6 * magnitude + 1e-12);
+        }
+      }
+      for (const int threads : {2, 7}) {
+        set_num_threads(threads);
+        EXPECT_EQ(product_of_few(x, w, dtype, shape.rows), out);
+      }
+      set_num_threads(1);
+      const std::vector<float> first = product_of_few(x, w, dtype, 1);
+      EXPECT_TRUE(std::equal(first.begin(), first.end(), out.begin()));
+    }
+  }
+}
+
+TEST_P(Int8WeightOf, FewRowsPassOnWhatIsNoNumber) {
+  Matrix x(3, 50, 16), w(9, 50, 17);
+  x.set(1, 49, kNan);
+  const std::vector<float> out = product_of_few(x, w, DType::kBF16, 3);
+  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 9 == 1) << i;
+}
+
+}  // namespace
+}  // namespace loza::model_cpu
