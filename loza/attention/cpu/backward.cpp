@@ -112,7 +112,7 @@ void Run::compute_tile(const Call& call, const KeyOperands& keys, std::int64_t h
       visible_blocks(forward.pattern, begin_pos / forward.pattern.block_size);
   const auto walk = [&](const BlockRange& range, const QueryOperands& operands) {
     operands.fill(step);
-    for_each_step(forward.pattern, range, end_pos, [&](const KeyStep& key_step) {
+    for_each_step(forward.pattern, range, end_pos, kStepKeys, [&](const KeyStep& key_step) {
       keys.fill(head_.layout.packed_key(key_step.first_pos), step);
       step.num_keys = key_step.num_keys;
       step.first_row = key_step.first_pos - begin_pos;

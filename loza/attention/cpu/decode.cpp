@@ -11,19 +11,24 @@
 #include "loza/attention/cpu/tile.h"
 #include "loza/base/parallel_for.h"
 
-// A sequence is cut into splits at fixed positions. Each split packs its keys step by step as
-// it reads them, for all query tokens and for all heads that share a key head; the splits'
-// states are merged in their order.
+// A sequence is cut into splits at fixed positions. Each split reads its keys and values once, for
+// all query tokens and all heads; the splits' states are merged in their order. Rows are read where
+// they lie; those whose sizes are not whole vectors are packed first.
 namespace loza::cpu {
 namespace {
 
 constexpr std::int64_t kSplitKeys = 512;
 static_assert(kSplitKeys % kStepKeys == 0, "a step lies in one split");
 
+// What a step of rows that are read where they lie takes of the second cache, where the next
+// step's rows arrive beside it.
+constexpr std::int64_t kStepBytes = 128 << 10;
+
 // Keys of a sequence that some new token sees, in one stretch of kSplitKeys positions.
 struct Split {
   std::int64_t sequence_idx = 0;
-  std::vector<KeyStep> steps;
+  std::int64_t first_step = 0, end_step = 0;
+  std::int64_t num_keys = 0;
 };
 
 // First position of the query tokens of a sequence; negative when it is shorter than q_len.
@@ -31,20 +36,45 @@ std::int64_t first_query_pos(const DecodeParams& params, std::int64_t sequence_i
   return params.kv.lengths[sequence_idx] - params.q_len;
 }
 
-void add_splits(const DecodeParams& params, std::int64_t sequence_idx, std::vector<Split>& splits) {
-  const std::int64_t length = params.kv.lengths[sequence_idx];
-  if (length == 0) return;
-  const std::int64_t first_pos = std::max<std::int64_t>(0, first_query_pos(params, sequence_idx));
-  const KeyLayout layout = KeyLayout::of(params.pattern, first_pos, length);
-  std::int64_t current = -1;
-  for (const BlockRange& range : {BlockRange{0, layout.num_sink_blocks}, layout.recent}) {
-    for_each_step(params.pattern, range, length, [&](const KeyStep& step) {
-      if (step.first_pos / kSplitKeys != current) splits.push_back({sequence_idx, {}});
-      current = step.first_pos / kSplitKeys;
-      splits.back().steps.push_back(step);
-    });
+// The steps of all sequences, and the splits that they belong to.
+struct Plan {
+  std::vector<KeyStep> steps;
+  std::vector<Split> splits;
+  std::vector<std::int64_t> first_split;  // [B + 1]
+
+  Plan(const DecodeParams& params, std::int64_t step_keys) {
+    for (std::int64_t b = 0; b < params.num_sequences; ++b) {
+      first_split.push_back(num_splits());
+      add_sequence(params, b, step_keys);
+    }
+    first_split.push_back(num_splits());
   }
-}
+
+  std::int64_t num_splits() const { return static_cast<std::int64_t>(splits.size()); }
+  const Split& split(std::int64_t i) const { return splits[static_cast<std::size_t>(i)]; }
+  const KeyStep& step(std::int64_t i) const { return steps[static_cast<std::size_t>(i)]; }
+
+ private:
+  void add_sequence(const DecodeParams& params, std::int64_t sequence_idx, std::int64_t step_keys) {
+    const std::int64_t length = params.kv.lengths[sequence_idx];
+    if (length == 0) return;
+    const std::int64_t first_pos = std::max<std::int64_t>(0, first_query_pos(params, sequence_idx));
+    const KeyLayout layout = KeyLayout::of(params.pattern, first_pos, length);
+    std::int64_t current = -1;
+    for (const BlockRange& range : {BlockRange{0, layout.num_sink_blocks}, layout.recent}) {
+      for_each_step(params.pattern, range, length, step_keys, [&](const KeyStep& step) {
+        const auto num_steps = static_cast<std::int64_t>(steps.size());
+        if (step.first_pos / kSplitKeys != current) {
+          splits.push_back({sequence_idx, num_steps, num_steps, 0});
+        }
+        current = step.first_pos / kSplitKeys;
+        steps.push_back(step);
+        splits.back().end_step = num_steps + 1;
+        splits.back().num_keys += step.num_keys;
+      });
+    }
+  }
+};
 
 // What of a step's keys a token sees: at most two stretches, of the sink and of the recent
 // blocks. `token_pos` may be negative: such a token sees nothing.
@@ -68,76 +98,249 @@ VisibleColumns visible_columns(const BlockPattern& pattern, const KeyStep& step,
           columns(blocks.recent.begin * block, token_pos + 1)};
 }
 
+// Tokens [begin, end) that see the same columns of a step.
+template <typename Visit>
+void for_each_run(const std::vector<ColumnRange>& columns_of_token, const Visit& visit) {
+  const auto num_tokens = static_cast<std::int64_t>(columns_of_token.size());
+  const auto columns = [&](std::int64_t t) {
+    return columns_of_token[static_cast<std::size_t>(t)];
+  };
+  std::int64_t end = 0;
+  for (std::int64_t begin = 0; begin < num_tokens; begin = end) {
+    end = begin + 1;
+    while (end < num_tokens && columns(end) == columns(begin)) ++end;
+    if (columns(begin).begin < columns(begin).end) visit(begin, end, columns(begin));
+  }
+}
+
+// Where the rows of a step's tokens begin in the pages.
+using RowAddresses = std::vector<const std::byte*>;
+
+// Consecutive splits, and key heads of them, that are read together.
+struct Work {
+  std::int64_t split_begin = 0, split_end = 0;
+  std::int64_t head_begin = 0, head_end = 0;
+
+  std::int64_t num_heads() const { return head_end - head_begin; }
+};
+
 class Decode {
  public:
   Decode(const DecodeParams& params, const TileKernels& kernels)
       : params_(params),
         kernels_(kernels),
         sizes_{params.kv.dtype, params.qk_size, params.v_size, params.scale},
-        group_(params.num_heads / params.num_key_heads) {
-    for (std::int64_t b = 0; b < params.num_sequences; ++b) {
-      first_split_.push_back(num_splits());
-      add_splits(params, b, splits_);
-    }
-    first_split_.push_back(num_splits());
-    const std::int64_t num_states = num_splits() * params.num_key_heads * rows();
+        reading_(kernels.reads_rows(params.qk_size, params.v_size) ? Reading::kRows
+                                                                   : Reading::kPacked),
+        group_(params.num_heads / params.num_key_heads),
+        plan_(params, step_keys()) {
+    const std::int64_t num_states = plan_.num_splits() * params.num_key_heads * rows();
     max_.grow(num_states);
     sum_.grow(num_states);
     out_.grow(num_states * params.v_size);
   }
 
   void run() {
-    const std::int64_t key_heads = params_.num_key_heads;
-    parallel_for(num_splits() * key_heads,
-                 [&](std::int64_t i) { run_split(i / key_heads, i % key_heads); });
-    parallel_for(params_.num_sequences * key_heads,
-                 [&](std::int64_t i) { merge_splits(i / key_heads, i % key_heads); });
+    const std::vector<Work> works = shared_out();
+    parallel_for(static_cast<std::int64_t>(works.size()),
+                 [&](std::int64_t i) { run(works[static_cast<std::size_t>(i)]); });
+    parallel_for(params_.num_sequences * params_.q_len * params_.num_heads, [&](std::int64_t i) {
+      merge_splits(i / params_.num_heads, i % params_.num_heads);
+    });
   }
 
  private:
-  // Rows that share a key head: query tokens times heads of a group.
-  std::int64_t rows() const { return params_.q_len * group_; }
-  std::int64_t num_splits() const { return static_cast<std::int64_t>(splits_.size()); }
-  SoftmaxState state_of(std::int64_t split_idx, std::int64_t key_head, std::int64_t row) const {
-    const std::int64_t i = (split_idx * params_.num_key_heads + key_head) * rows() + row;
-    return {max_.data()[i], sum_.data()[i], out_.data() + i * params_.v_size};
+  // Whether values are not a part of the keys, as they are in MLA.
+  bool values_are_apart() const { return params_.kv.v_offset >= params_.qk_size; }
+
+  // Fewer where a token's row is long.
+  std::int64_t step_keys() const {
+    if (reading_ == Reading::kPacked) return kStepKeys;
+    const std::int64_t size = params_.qk_size + (values_are_apart() ? params_.v_size : 0);
+    const auto row_bytes =
+        params_.num_key_heads * size * static_cast<std::int64_t>(element_bytes(params_.kv.dtype));
+    std::int64_t keys = kStepKeys;
+    while (keys > kLanes && keys * row_bytes > kStepBytes) keys /= 2;
+    return keys;
   }
 
-  void run_split(std::int64_t split_idx, std::int64_t key_head) const {
-    thread_local QueryRows rows;
-    const Split& split = splits_[static_cast<std::size_t>(split_idx)];
-    start(split.sequence_idx, key_head, rows);
-    for (const KeyStep& step : split.steps) meet(split.sequence_idx, key_head, step, rows);
+  // Few heads at a time only where there are too few splits for the threads, many splits together
+  // where there are many: memory is then read in long stretches. The longest first. (No number
+  // depends on any of it.)
+  std::vector<Work> shared_out() const {
+    const std::int64_t num_splits = plan_.num_splits(), wanted = 2 * num_threads();
+    const std::int64_t parts = std::clamp<std::int64_t>(
+        wanted / std::max<std::int64_t>(num_splits, 1), 1, params_.num_key_heads);
+    const std::int64_t heads = (params_.num_key_heads + parts - 1) / parts;
+    const std::int64_t splits = std::max<std::int64_t>(num_splits / (4 * wanted), 1);
+    std::vector<Work> works;
+    for (std::int64_t i = 0; i < num_splits; i += splits) {
+      for (std::int64_t g = 0; g < params_.num_key_heads; g += heads) {
+        works.push_back(
+            {i, std::min(i + splits, num_splits), g, std::min(g + heads, params_.num_key_heads)});
+      }
+    }
+    const auto num_keys = [&](const Work& work) {
+      std::int64_t sum = 0;
+      for (std::int64_t i = work.split_begin; i < work.split_end; ++i) {
+        sum += plan_.split(i).num_keys;
+      }
+      return sum;
+    };
+    std::stable_sort(works.begin(), works.end(),
+                     [&](const Work& a, const Work& b) { return num_keys(a) > num_keys(b); });
+    return works;
+  }
+
+  // Rows that share a key head: query tokens times heads of a group.
+  std::int64_t rows() const { return params_.q_len * group_; }
+  std::int64_t state_idx(std::int64_t split_idx, std::int64_t key_head, std::int64_t row) const {
+    return (split_idx * params_.num_key_heads + key_head) * rows() + row;
+  }
+
+  void run(const Work& work) const {
+    thread_local std::vector<QueryRows> rows_of_head;
+    thread_local RowAddresses now, next;
+    if (rows_of_head.size() < static_cast<std::size_t>(work.num_heads())) {
+      rows_of_head.resize(static_cast<std::size_t>(work.num_heads()));
+    }
+    const auto for_each_head = [&](const auto& visit) {
+      for (std::int64_t g = work.head_begin; g < work.head_end; ++g) {
+        visit(g, rows_of_head[static_cast<std::size_t>(g - work.head_begin)]);
+      }
+    };
+    const std::int64_t end_step = plan_.split(work.split_end - 1).end_step;
+    find_rows(plan_.split(work.split_begin), plan_.split(work.split_begin).first_step, now);
+    for (std::int64_t i = work.split_begin; i < work.split_end; ++i) {
+      const Split& split = plan_.split(i);
+      for_each_head([&](std::int64_t g, QueryRows& rows) { start(split, g, rows); });
+      for (std::int64_t s = split.first_step; s < split.end_step; ++s) {
+        next.clear();
+        if (s + 1 < end_step) {
+          find_rows(s + 1 < split.end_step ? split : plan_.split(i + 1), s + 1, next);
+        }
+        for_each_head([&](std::int64_t g, QueryRows& rows) {
+          if (reading_ == Reading::kRows) {
+            read(work, split, g, plan_.step(s), now, next, rows);
+          } else {
+            meet(split, g, plan_.step(s), now, rows);
+          }
+        });
+        std::swap(now, next);
+      }
+      for_each_head([&](std::int64_t g, const QueryRows& rows) { keep(i, g, rows); });
+    }
+  }
+
+  void keep(std::int64_t split_idx, std::int64_t key_head, const QueryRows& rows) const {
     for (std::int64_t r = 0; r < rows.count(); ++r) {
       const SoftmaxState state = rows.state(r);
-      const std::int64_t i = (split_idx * params_.num_key_heads + key_head) * rows.count() + r;
+      const std::int64_t i = state_idx(split_idx, key_head, r);
       max_.data()[i] = state.max;
       sum_.data()[i] = state.sum;
       std::copy_n(state.out, params_.v_size, out_.data() + i * params_.v_size);
     }
   }
 
-  void start(std::int64_t sequence_idx, std::int64_t key_head, QueryRows& rows) const {
+  void start(const Split& split, std::int64_t key_head, QueryRows& rows) const {
     thread_local std::vector<const void*> queries, sink_queries;
     queries.clear();
     sink_queries.clear();
     for (std::int64_t t = 0; t < params_.q_len; ++t) {
       for (std::int64_t h = key_head * group_; h < (key_head + 1) * group_; ++h) {
-        const std::int64_t token = sequence_idx * params_.q_len + t;
+        const std::int64_t token = split.sequence_idx * params_.q_len + t;
         queries.push_back(row_address(params_.q, params_.kv.dtype, token, h));
         if (params_.sink_q.data == nullptr) continue;
         sink_queries.push_back(row_address(params_.sink_q, params_.kv.dtype, token, h));
       }
     }
-    rows.start(kernels_, sizes_, queries, sink_queries);
+    rows.start(kernels_, sizes_, reading_, queries, sink_queries);
   }
 
-  void meet(std::int64_t sequence_idx, std::int64_t key_head, const KeyStep& step,
+  // Calls visit(scorer, columns of each token) for the two stretches that tokens may see.
+  template <typename Visit>
+  void for_each_scorer(std::int64_t sequence_idx, const KeyStep& step, const Visit& visit) const {
+    thread_local std::vector<ColumnRange> sink, recent;
+    sink.clear();
+    recent.clear();
+    for (std::int64_t t = 0; t < params_.q_len; ++t) {
+      const VisibleColumns columns =
+          visible_columns(params_.pattern, step, first_query_pos(params_, sequence_idx) + t);
+      sink.push_back(columns.sink);
+      recent.push_back(columns.recent);
+    }
+    visit(Scorer::kSinkQuery, sink);
+    visit(Scorer::kQuery, recent);
+  }
+
+  // One head's part of a step, its rows read where they lie. Its share of the next step's rows
+  // comes into the cache meanwhile.
+  void read(const Work& work, const Split& split, std::int64_t key_head, const KeyStep& step,
+            const RowAddresses& now, const RowAddresses& next, QueryRows& rows) const {
+    thread_local std::vector<const void*> keys, values;
+    thread_local std::vector<MemoryRange> coming;
+    point_at_heads(now, key_head, keys, values);
+    const auto num_next = static_cast<std::int64_t>(next.size());
+    const std::int64_t i = key_head - work.head_begin;
+    coming.clear();
+    for (std::int64_t row = num_next * i / work.num_heads();
+         row < num_next * (i + 1) / work.num_heads(); ++row) {
+      add_ranges(work, next[static_cast<std::size_t>(row)], coming);
+    }
+    const std::vector<MemoryRange>* not_yet_fetched = &coming;
+    for_each_scorer(
+        split.sequence_idx, step, [&](Scorer scorer, const std::vector<ColumnRange>& columns) {
+          for_each_run(columns, [&](std::int64_t begin, std::int64_t end, ColumnRange seen) {
+            rows.read({keys.data() + seen.begin, values.data() + seen.begin, seen.end - seen.begin,
+                       not_yet_fetched},
+                      begin * group_, (end - begin) * group_, scorer);
+            not_yet_fetched = nullptr;
+          });
+        });
+  }
+
+  // What a work's heads read of a token's row.
+  void add_ranges(const Work& work, const std::byte* row, std::vector<MemoryRange>& ranges) const {
+    const PagedKvView& kv = params_.kv;
+    const auto add = [&](std::int64_t first, std::int64_t head_stride, std::int64_t size) {
+      const auto bytes = static_cast<std::int64_t>(element_bytes(kv.dtype));
+      const std::byte* begin = row + (first + work.head_begin * head_stride) * bytes;
+      const std::int64_t num_bytes = ((work.num_heads() - 1) * head_stride + size) * bytes;
+      if (!ranges.empty() && ranges.back().begin + ranges.back().num_bytes == begin) {
+        ranges.back().num_bytes += num_bytes;
+      } else {
+        ranges.push_back({begin, num_bytes});
+      }
+    };
+    add(0, kv.k_head_stride, params_.qk_size);
+    if (values_are_apart()) add(kv.v_offset, kv.v_head_stride, params_.v_size);
+  }
+
+  // Where the keys and values of a head lie in these rows.
+  void point_at_heads(const RowAddresses& rows, std::int64_t key_head,
+                      std::vector<const void*>& keys, std::vector<const void*>& values) const {
+    const PagedKvView& kv = params_.kv;
+    const auto bytes = static_cast<std::int64_t>(element_bytes(kv.dtype));
+    const std::int64_t key = key_head * kv.k_head_stride * bytes;
+    const std::int64_t value = (kv.v_offset + key_head * kv.v_head_stride) * bytes;
+    keys.resize(rows.size());
+    values.resize(rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      keys[i] = rows[i] + key;
+      values[i] = rows[i] + value;
+    }
+  }
+
+  // One head's part of a step, packed first.
+  void meet(const Split& split, std::int64_t key_head, const KeyStep& step, const RowAddresses& now,
             QueryRows& rows) const {
     thread_local Buffer<Word> keys, values;
     thread_local std::vector<const void*> key_rows, value_rows;
+    thread_local std::vector<ColumnRange> visible;
     const std::int64_t padded_keys = round_up(step.num_keys, kLanes);
-    find_rows(sequence_idx, key_head, step, padded_keys, key_rows, value_rows);
+    point_at_heads(now, key_head, key_rows, value_rows);
+    key_rows.resize(static_cast<std::size_t>(padded_keys), nullptr);
+    value_rows.resize(static_cast<std::size_t>(padded_keys), nullptr);
 
     PackedStep packed;
     packed.num_keys = step.num_keys;
@@ -151,78 +354,62 @@ class Decode {
         packed.value_panel_stride, values.data());
     if (!is_finite) packed.value_rows = value_rows.data();
 
-    meet_visible(sequence_idx, step, packed, rows);
+    for_each_scorer(split.sequence_idx, step,
+                    [&](Scorer scorer, const std::vector<ColumnRange>& columns) {
+                      visible.clear();
+                      bool sees_any = false;
+                      for (const ColumnRange& of_token : columns) {
+                        sees_any |= of_token.begin < of_token.end;
+                        visible.insert(visible.end(), static_cast<std::size_t>(group_), of_token);
+                      }
+                      if (sees_any) rows.meet(packed, visible, scorer);
+                    });
   }
 
-  // A step with keys of the sink and of recent blocks may be met twice.
-  void meet_visible(std::int64_t sequence_idx, const KeyStep& step, const PackedStep& packed,
-                    QueryRows& rows) const {
-    thread_local std::vector<ColumnRange> sink, recent;
-    sink.clear();
-    recent.clear();
-    bool sees_sink = false, sees_recent = false;
-    for (std::int64_t t = 0; t < params_.q_len; ++t) {
-      const VisibleColumns columns =
-          visible_columns(params_.pattern, step, first_query_pos(params_, sequence_idx) + t);
-      sees_sink |= columns.sink.begin < columns.sink.end;
-      sees_recent |= columns.recent.begin < columns.recent.end;
-      sink.insert(sink.end(), static_cast<std::size_t>(group_), columns.sink);
-      recent.insert(recent.end(), static_cast<std::size_t>(group_), columns.recent);
-    }
-    if (sees_sink) rows.meet(packed, sink, Scorer::kSinkQuery);
-    if (sees_recent) rows.meet(packed, recent, Scorer::kQuery);
-  }
-
-  // Where the keys and values of a step lie; null for padding.
-  void find_rows(std::int64_t sequence_idx, std::int64_t key_head, const KeyStep& step,
-                 std::int64_t padded_keys, std::vector<const void*>& key_rows,
-                 std::vector<const void*>& value_rows) const {
+  void find_rows(const Split& split, std::int64_t step_idx, RowAddresses& rows) const {
     const PagedKvView& kv = params_.kv;
-    const std::int32_t* table = kv.page_table + sequence_idx * kv.table_stride;
-    key_rows.assign(static_cast<std::size_t>(padded_keys), nullptr);
-    value_rows.assign(static_cast<std::size_t>(padded_keys), nullptr);
-    std::int64_t page_begin = 0, page_end = 0, page_element = 0;
-    for (std::int64_t i = 0; i < step.num_keys; ++i) {
-      const std::int64_t pos = step.first_pos + i;
-      if (pos >= page_end) {
-        page_begin = pos / kv.page_len * kv.page_len;
-        page_end = page_begin + kv.page_len;
-        page_element = table[page_slot(kv, pos / kv.page_len)] * kv.page_stride;
-      }
-      const std::int64_t element = page_element + (pos - page_begin) * kv.row_stride;
-      key_rows[static_cast<std::size_t>(i)] =
-          element_address(kv.pages, kv.dtype, element + key_head * kv.k_head_stride);
-      value_rows[static_cast<std::size_t>(i)] =
-          element_address(kv.pages, kv.dtype, element + kv.v_offset + key_head * kv.v_head_stride);
+    const KeyStep& step = plan_.step(step_idx);
+    const std::int32_t* table = kv.page_table + split.sequence_idx * kv.table_stride;
+    rows.resize(static_cast<std::size_t>(step.num_keys));
+    const std::int64_t end = step.first_pos + step.num_keys;
+    const auto row_bytes = kv.row_stride * static_cast<std::int64_t>(element_bytes(kv.dtype));
+    const std::byte** row = rows.data();
+    for (std::int64_t pos = step.first_pos; pos < end;) {
+      const std::int64_t page_idx = pos / kv.page_len;
+      const std::int64_t page_end = std::min((page_idx + 1) * kv.page_len, end);
+      const std::int64_t first =
+          table[page_slot(kv, page_idx)] * kv.page_stride + pos % kv.page_len * kv.row_stride;
+      const auto* address =
+          static_cast<const std::byte*>(element_address(kv.pages, kv.dtype, first));
+      for (; pos < page_end; ++pos, address += row_bytes) *row++ = address;
     }
   }
 
-  void merge_splits(std::int64_t sequence_idx, std::int64_t key_head) const {
+  void merge_splits(std::int64_t token, std::int64_t head) const {
     thread_local std::vector<float> out;
-    for (std::int64_t r = 0; r < rows(); ++r) {
-      out.assign(static_cast<std::size_t>(params_.v_size), 0.0f);
-      SoftmaxState whole;
-      whole.out = out.data();
-      for (std::int64_t i = first_split_[static_cast<std::size_t>(sequence_idx)];
-           i < first_split_[static_cast<std::size_t>(sequence_idx + 1)]; ++i) {
-        merge(state_of(i, key_head, r), params_.v_size, whole);
-      }
-      const std::int64_t token = sequence_idx * params_.q_len + r / group_;
-      const std::int64_t head = key_head * group_ + r % group_;
-      kernels_.store_row(whole.out, whole.factor(), params_.v_size, params_.kv.dtype,
-                         row_address(params_.out, params_.kv.dtype, token, head));
-      if (params_.lse != nullptr) params_.lse[token * params_.num_heads + head] = whole.lse();
+    const auto sequence = static_cast<std::size_t>(token / params_.q_len);
+    const std::int64_t row = token % params_.q_len * group_ + head % group_;
+    out.assign(static_cast<std::size_t>(params_.v_size), 0.0f);
+    SoftmaxState whole;
+    whole.out = out.data();
+    for (std::int64_t i = plan_.first_split[sequence]; i < plan_.first_split[sequence + 1]; ++i) {
+      const std::int64_t part = state_idx(i, head / group_, row);
+      merge({max_.data()[part], sum_.data()[part], out_.data() + part * params_.v_size},
+            params_.v_size, whole);
     }
+    kernels_.store_row(whole.out, whole.factor(), params_.v_size, params_.kv.dtype,
+                       row_address(params_.out, params_.kv.dtype, token, head));
+    if (params_.lse != nullptr) params_.lse[token * params_.num_heads + head] = whole.lse();
   }
 
   const DecodeParams& params_;
   const TileKernels& kernels_;
   const RowSizes sizes_;
+  const Reading reading_;
   const std::int64_t group_;  // heads that share a key head
-  std::vector<Split> splits_;
-  std::vector<std::int64_t> first_split_;  // [B + 1]
-  Buffer<float> max_, sum_;                // [splits, G, rows]
-  Buffer<float> out_;                      // [splits, G, rows, V]
+  const Plan plan_;
+  Buffer<float> max_, sum_;  // [splits, G, rows]
+  Buffer<float> out_;        // [splits, G, rows, V]
 };
 
 }  // namespace

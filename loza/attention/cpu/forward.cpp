@@ -72,7 +72,8 @@ class Forward {
         visible_blocks(params_.pattern, tile.begin_pos / params_.pattern.block_size);
     for (const Scorer scorer : {Scorer::kSinkQuery, Scorer::kQuery}) {
       for_each_step(params_.pattern, scorer == Scorer::kSinkQuery ? blocks.sink : blocks.recent,
-                    tile.end_pos, [&](const KeyStep& step) { meet(tile, step, scorer, rows); });
+                    tile.end_pos, kStepKeys,
+                    [&](const KeyStep& step) { meet(tile, step, scorer, rows); });
     }
     finish(tile, rows);
   }
@@ -89,8 +90,8 @@ class Forward {
       if (params_.sink_q.data == nullptr) return;
       sink_queries.push_back(row_address(params_.sink_q, params_.dtype, token, head_idx));
     });
-    rows.start(kernels_, {params_.dtype, params_.qk_size, params_.v_size, params_.scale}, queries,
-               sink_queries);
+    rows.start(kernels_, {params_.dtype, params_.qk_size, params_.v_size, params_.scale},
+               Reading::kPacked, queries, sink_queries);
   }
 
   void meet(const QueryTile& tile, const KeyStep& step, Scorer scorer, QueryRows& rows) const {

@@ -6,7 +6,7 @@
 
 namespace loza::cpu {
 
-void QueryRows::start(const TileKernels& kernels, const RowSizes& sizes,
+void QueryRows::start(const TileKernels& kernels, const RowSizes& sizes, Reading reading,
                       const std::vector<const void*>& queries,
                       const std::vector<const void*>& sink_queries) {
   kernels_ = &kernels;
@@ -14,8 +14,10 @@ void QueryRows::start(const TileKernels& kernels, const RowSizes& sizes,
   count_ = static_cast<std::int64_t>(queries.size());
   qk_words_ = kernels.words(sizes.qk_size);
   const auto pack = [&](const std::vector<const void*>& rows, Buffer<Word>& packed) {
-    kernels.pack_rows({rows.data(), count_, sizes.qk_size, sizes.dtype}, qk_words_,
-                      packed.grow(count_ * qk_words_));
+    const RowPointers from{rows.data(), count_, sizes.qk_size, sizes.dtype};
+    Word* to = packed.grow(count_ * qk_words_);
+    if (reading == Reading::kRows) return kernels.pack_decode_queries(from, to);
+    kernels.pack_rows(from, qk_words_, to);
   };
   pack(queries, queries_);
   has_sink_queries_ = !sink_queries.empty();
@@ -32,8 +34,7 @@ ForwardStep QueryRows::forward_step(const PackedStep& step, Scorer scorer) const
   forward.qk_words = qk_words_;
   forward.v_panels = sizes_.v_panels();
   forward.scale_log2 = static_cast<float>(sizes_.scale * std::numbers::log2e);
-  const bool by_sink_query = has_sink_queries_ && scorer == Scorer::kSinkQuery;
-  forward.queries = (by_sink_query ? sink_queries_ : queries_).data();
+  forward.queries = scoring_queries(scorer);
   forward.keys = step.keys;
   forward.values = step.values;
   forward.value_panel_stride = step.value_panel_stride;
@@ -74,6 +75,33 @@ void QueryRows::meet_row_by_row(const PackedStep& step, const std::vector<Column
     forward.sum += r * kLanes;
     forward.out += r * sizes_.v_panels() * kLanes;
     kernels_->forward_step(forward);
+  }
+}
+
+void QueryRows::read(const RowStep& step, std::int64_t first_row, std::int64_t num_rows,
+                     Scorer scorer) {
+  DecodeStep decode;
+  decode.dtype = sizes_.dtype;
+  decode.qk_words = qk_words_;
+  decode.v_panels = sizes_.v_panels();
+  decode.scale_log2 = static_cast<float>(sizes_.scale * std::numbers::log2e);
+  decode.queries_stride = count_;
+  decode.num_keys = step.num_keys;
+  decode.keys = step.keys;
+  decode.values = step.values;
+  decode.room = widened_keys_.grow(kStepKeys * qk_words_);
+  if (step.coming != nullptr) {
+    decode.coming = step.coming->data();
+    decode.num_coming = static_cast<std::int64_t>(step.coming->size());
+  }
+  for (std::int64_t row = first_row; row < first_row + num_rows; row += kDecodeRows) {
+    decode.num_rows = std::min(kDecodeRows, first_row + num_rows - row);
+    decode.queries = scoring_queries(scorer) + row * kLanes;
+    decode.max = max_.data() + row;
+    decode.sum = sum_.data() + row * kLanes;
+    decode.out = out_.data() + row * sizes_.v_panels() * kLanes;
+    kernels_->decode_step(decode);
+    decode.num_coming = 0;
   }
 }
 

@@ -9,28 +9,28 @@
 // How the keys of a sequence are laid out when packed, and in which steps kernels walk them.
 namespace loza::cpu {
 
-// Keys [first_pos, first_pos + num_keys) of a sequence, at most kStepKeys.
+// Keys [first_pos, first_pos + num_keys) of a sequence.
 struct KeyStep {
   std::int64_t first_pos = 0, num_keys = 0;
 };
 
-// Calls visit(KeyStep) for the keys of blocks [begin, end) before `end_pos`, in order. Steps
-// end at multiples of kStepKeys, whatever the range: so a query meets the same steps in a
-// prompt that comes in chunks, and in decode. Blocks that aren't made of whole lanes are walked
-// one by one.
+// Calls visit(KeyStep) for the keys of blocks [begin, end) before `end_pos`, in order, at most
+// `step_keys` at a time. Steps end at multiples of step_keys, whatever the range: so a query meets
+// the same steps in a prompt that comes in chunks. Blocks that aren't made of whole lanes are
+// walked one by one. REQUIRES: step_keys is a multiple of kLanes.
 template <typename Visit>
 void for_each_step(const BlockPattern& pattern, BlockRange blocks, std::int64_t end_pos,
-                   const Visit& visit) {
+                   std::int64_t step_keys, const Visit& visit) {
   const std::int64_t block = pattern.block_size;
   const std::int64_t end = std::min(blocks.end * block, end_pos);
   std::int64_t pos = blocks.begin * block;
   while (pos < end) {
     std::int64_t next;
     if (block % kLanes == 0) {
-      next = (pos / kStepKeys + 1) * kStepKeys;
+      next = (pos / step_keys + 1) * step_keys;
     } else {
       const std::int64_t block_begin = pos / block * block;
-      next = std::min(block_begin + ((pos - block_begin) / kStepKeys + 1) * kStepKeys,
+      next = std::min(block_begin + ((pos - block_begin) / step_keys + 1) * step_keys,
                       block_begin + block);
     }
     next = std::min(next, end);

@@ -37,6 +37,8 @@ struct RowPointers {
 // Columns [begin, end) of a step that a query row sees.
 struct ColumnRange {
   std::int32_t begin = 0, end = 0;
+
+  friend bool operator==(const ColumnRange&, const ColumnRange&) = default;
 };
 
 // One step of online softmax: query rows [R] meet up to kStepKeys keys.
@@ -57,6 +59,34 @@ struct ForwardStep {
 };
 
 inline constexpr std::int64_t kStepKeys = 128;
+
+// Memory that will be read soon.
+struct MemoryRange {
+  const std::byte* begin = nullptr;
+  std::int64_t num_bytes = 0;
+};
+
+// One step of online softmax for few query rows, as in decode: keys and values are read where they
+// were cached, since packing them would cost as much as the products. Every row sees every key.
+// REQUIRES: qk_words and V are what reads_rows() of the kernels allows.
+struct DecodeStep {
+  DType dtype = DType::kF32;
+  std::int64_t num_rows = 0;  // R, at most kDecodeRows
+  std::int64_t qk_words = 0, v_panels = 0;
+  float scale_log2 = 0;
+  const Word* queries = nullptr;  // [qk_words / 16][queries_stride rows][16], from the first row on
+  std::int64_t queries_stride = 0;
+  std::int64_t num_keys = 0;            // at most kStepKeys
+  const void* const* keys = nullptr;    // [num_keys] rows, D elements each
+  const void* const* values = nullptr;  // [num_keys] rows, V elements each
+  Word* room = nullptr;                 // [kStepKeys][qk_words], for keys that must be widened
+  // Brought into the second cache meanwhile.
+  const MemoryRange* coming = nullptr;  // [num_coming]
+  std::int64_t num_coming = 0;
+  float *max = nullptr, *sum = nullptr, *out = nullptr;  // the state, as in ForwardStep
+};
+
+inline constexpr std::int64_t kDecodeRows = 8;
 
 // The gradients of keys, values and queries where query rows [R] meet keys [N].
 struct BackwardStep {
@@ -105,6 +135,14 @@ struct TileKernels {
 
   void (*forward_step)(const ForwardStep& step);
   void (*backward_step)(const BackwardStep& step);
+
+  // Whether decode_step takes rows of these sizes.
+  bool reads_rows(std::int64_t qk_size, std::int64_t v_size) const {
+    return qk_size % (kLanes * word_elements) == 0 && v_size % (2 * kLanes) == 0;
+  }
+  // DecodeStep's queries: [words(size) / 16][count][16].
+  void (*pack_decode_queries)(const RowPointers& from, Word* to);
+  void (*decode_step)(const DecodeStep& step);
 
   // to [size] = factor * from [size], rounded to dtype.
   void (*store_row)(const float* from, float factor, std::int64_t size, DType dtype, void* to);

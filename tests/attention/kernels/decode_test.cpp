@@ -27,7 +27,9 @@ std::vector<PagedShape> paged_shapes() {
       {{1, 1, 64, 64}, RowLayout::kHeads},   {{9, 3, 64, 64}, RowLayout::kHeads},
       {{8, 8, 32, 32}, RowLayout::kHeads},   {{16, 1, 48, 32}, RowLayout::kLatent},
       {{4, 2, 128, 128}, RowLayout::kHeads}, {{2, 2, 33, 17}, RowLayout::kHeads},
-      {{64, 1, 40, 24}, RowLayout::kLatent}};
+      {{64, 1, 40, 24}, RowLayout::kLatent}, {{5, 1, 64, 96}, RowLayout::kHeads},
+      {{14, 2, 96, 32}, RowLayout::kHeads},  {{6, 1, 96, 64}, RowLayout::kLatent},
+      {{12, 4, 192, 128}, RowLayout::kHeads}};
   std::vector<PagedShape> shapes;
   std::size_t next = 0;
   for (std::int64_t q_len = 1; q_len <= 8; ++q_len) {

@@ -246,7 +246,7 @@ TEST(Identity, OneTwoOrThreeThreads) {
           now.push_back(bits_of(c.lse));
           Operand d_q(dtype, 320, 4, 32, Layout::kPacked), d_k(dtype, 800, 2, 32, Layout::kPacked),
               d_v(dtype, 800, 2, 32, Layout::kPacked);
-          cpu::attend_backward({c.params(), d_out.view(), d_q.view(), d_k.view(), d_v.view()});
+          cpu::attend_backward({c.params(), d_out.view(), d_q.view(), {}, d_k.view(), d_v.view()});
           for (const Operand* gradient : {&d_q, &d_k, &d_v}) now.push_back(gradient->bits());
           now.push_back(attend(paged).out);
           now.push_back(bits_of(paged.lse));
@@ -282,7 +282,8 @@ TEST(Identity, ARingIsPages) {
   }
 }
 
-// Decode over one split is what prefill computes for the last rows.
+// Decode over one split, with rows that are packed (of sizes that are not whole vectors), is what
+// prefill computes for the last rows.
 TEST(Identity, PagedIsContiguous) {
   for_each_instruction_set([] {
     for (const std::int64_t q_len : {1, 3, 8}) {
@@ -295,6 +296,8 @@ TEST(Identity, PagedIsContiguous) {
           shape.lengths = {500, 9, 0, 129, 128, 511, 512};
           shape.heads = 6;
           shape.key_heads = 2;
+          shape.qk_size = 40;
+          shape.v_size = 24;
           PagedCase paged(shape, 24);
           ForwardCase plain = contiguous(paged, dtype);
           ASSERT_EQ(attend(paged), attend(plain));

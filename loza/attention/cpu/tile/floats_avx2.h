@@ -17,9 +17,15 @@ struct Floats {
 
 constexpr int kRegisterRows = 6, kRegisterVectors = 1;
 
+constexpr int kDotRows = 2, kDotSums = 4, kValueRows = 4, kValueVectors = 1;
+
 inline Floats zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Floats broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+inline Floats in_register(Floats x) {
+  asm("" : "+x"(x.lo), "+x"(x.hi));
+  return x;
+}
 inline void store(Floats x, float* to) {
   _mm256_storeu_ps(to, x.lo);
   _mm256_storeu_ps(to + 8, x.hi);
@@ -67,6 +73,10 @@ inline float sum_of_lanes(Floats x) {
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+template <int count>
+[[gnu::always_inline]] inline void sums_of_lanes(const Floats (&x)[count], float* to) {
+  for (int i = 0; i < count; ++i) to[i] = sum_of_lanes(x[i]);
 }
 
 inline __m256 exp2_of_half(__m256 x) {

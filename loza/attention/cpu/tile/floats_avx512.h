@@ -19,9 +19,18 @@ struct Floats {
 // Shape of the tile of C that matrix products keep in registers: rows, vectors of 16.
 constexpr int kRegisterRows = 6, kRegisterVectors = 4;
 
+// Of decode_step.h: queries and sums of dot products, rows and vectors of weighted values.
+constexpr int kDotRows = 8, kDotSums = 16, kValueRows = 8, kValueVectors = 2;
+
 inline Floats zeros() { return {_mm512_setzero_ps()}; }
 inline Floats broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline Floats load(const float* from) { return {_mm512_loadu_ps(from)}; }
+// The same number, in a register from here on: for one that several products read, which gcc would
+// rather load again for each.
+inline Floats in_register(Floats x) {
+  asm("" : "+v"(x.v));
+  return x;
+}
 inline void store(Floats x, float* to) { _mm512_storeu_ps(to, x.v); }
 
 inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -47,6 +56,33 @@ inline Floats keep_lanes(Floats x, std::int64_t begin, std::int64_t end, Floats 
 
 inline float max_of_lanes(Floats x) { return _mm512_reduce_max_ps(x.v); }
 inline float sum_of_lanes(Floats x) { return _mm512_reduce_add_ps(x.v); }
+
+// to[i] = the sum of the lanes of x[i], added in the same order for each.
+template <int count>
+[[gnu::always_inline]] inline void sums_of_lanes(const Floats (&x)[count], float* to) {
+  static_assert(count <= 16);
+  const auto at = [&](int i) { return i < count ? x[i].v : _mm512_setzero_ps(); };
+  __m512 halves[8], quarters[4], eighths[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m512 a = at(2 * i), b = at(2 * i + 1);
+    halves[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(halves[2 * i]), b = _mm512_castps_pd(halves[2 * i + 1]);
+    quarters[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512 a = quarters[2 * i], b = quarters[2 * i + 1];
+    eighths[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+  }
+  const __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(eighths[0], eighths[1], 0x88),
+                                   _mm512_shuffle_f32x4(eighths[0], eighths[1], 0xDD));
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1u), all);
+}
 
 // 2^x; 0 for -inf.
 inline Floats exp2(Floats x) {

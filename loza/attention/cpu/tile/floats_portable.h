@@ -18,6 +18,8 @@ struct Floats {
 
 constexpr int kRegisterRows = 2, kRegisterVectors = 1;
 
+constexpr int kDotRows = 2, kDotSums = 2, kValueRows = 2, kValueVectors = 1;
+
 // Applies `f` to each quad.
 template <typename F, typename... Inputs>
 inline Floats by_quad(const F& f, const Inputs&... x) {
@@ -34,6 +36,7 @@ inline Floats load(const float* from) {
   std::memcpy(&result, from, sizeof result);
   return result;
 }
+inline const Floats& in_register(const Floats& x) { return x; }
 inline void store(const Floats& x, float* to) { std::memcpy(to, &x, sizeof x); }
 
 inline Floats operator+(const Floats& a, const Floats& b) {
@@ -81,6 +84,10 @@ inline float max_of_lanes(const Floats& x) {
 inline float sum_of_lanes(const Floats& x) {
   const Quad quad = (x.quads[0] + x.quads[1]) + (x.quads[2] + x.quads[3]);
   return (quad[0] + quad[1]) + (quad[2] + quad[3]);
+}
+template <int count>
+[[gnu::always_inline]] inline void sums_of_lanes(const Floats (&x)[count], float* to) {
+  for (int i = 0; i < count; ++i) to[i] = sum_of_lanes(x[i]);
 }
 
 inline float exp2_of_lane(float x) {

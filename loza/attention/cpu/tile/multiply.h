@@ -50,7 +50,9 @@ inline void multiply_tile(const Product& p, std::int64_t row, std::int64_t panel
   for (std::int64_t k = 0; k < p.words; ++k) {
     Words b_words[vectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) b_words[j] = load_words(b + j * p.b_stride + k * kLanes);
+    for (int j = 0; j < vectors; ++j) {
+      b_words[j] = in_register(load_words(b + j * p.b_stride + k * kLanes));
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
       const Words a_word = broadcast_word(a + i * p.a_stride + k);

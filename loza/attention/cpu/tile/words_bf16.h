@@ -16,6 +16,10 @@ struct Words {
 };
 
 inline Words load_words(const Word* from) { return {_mm512_loadu_si512(from)}; }
+inline Words in_register(Words x) {
+  asm("" : "+v"(x.v));
+  return x;
+}
 inline void store_words(Words words, Word* to) { _mm512_storeu_si512(to, words.v); }
 inline Words broadcast_word(const Word* from) {
   return {_mm512_set1_epi32(static_cast<int>(*from))};
@@ -42,6 +46,24 @@ template <DType dtype>
 inline Words words_across_rows(const void* const (&rows)[kWordElements]) {
   return interleave(_mm256_loadu_si256(static_cast<const __m256i*>(rows[0])),
                     _mm256_loadu_si256(static_cast<const __m256i*>(rows[1])));
+}
+struct WordsPair {
+  Words first, second;
+};
+template <DType dtype>
+inline WordsPair pair_across_rows(const void* const (&rows)[kWordElements]) {
+  // Lane i of the first: elements i of both rows; the numbers of the second row count from 32.
+  const auto indices = [](std::int16_t first) {
+    alignas(64) std::int16_t to[32] = {};
+    for (std::int16_t i = 0; i < 16; ++i) {
+      to[2 * i] = static_cast<std::int16_t>(first + i);
+      to[2 * i + 1] = static_cast<std::int16_t>(32 + first + i);
+    }
+    return _mm512_load_si512(to);
+  };
+  const __m512i even = _mm512_loadu_si512(rows[0]), odd = _mm512_loadu_si512(rows[1]);
+  return {{_mm512_permutex2var_epi16(even, indices(0), odd)},
+          {_mm512_permutex2var_epi16(even, indices(16), odd)}};
 }
 inline Words words_across_rows(const Floats (&rows)[kWordElements]) {
   return interleave((__m256i)_mm512_cvtneps_pbh(rows[0].v), (__m256i)_mm512_cvtneps_pbh(rows[1].v));

@@ -34,6 +34,16 @@ template <DType dtype>
 inline Words words_across_rows(const void* const (&rows)[kWordElements]) {
   return words_of_row<dtype>(rows[0]);
 }
+// The same for 32 elements of each row.
+struct WordsPair {
+  Words first, second;
+};
+template <DType dtype>
+inline WordsPair pair_across_rows(const void* const (&rows)[kWordElements]) {
+  constexpr std::int64_t bytes = kLanes * (dtype == DType::kF32 ? 4 : 2);
+  return {words_of_row<dtype>(rows[0]),
+          words_of_row<dtype>(static_cast<const char*>(rows[0]) + bytes)};
+}
 inline Words words_across_rows(const Floats (&rows)[kWordElements]) { return rows[0]; }
 
 inline void transpose_words(Words (&words)[kLanes]) { transpose(words); }
