@@ -22,7 +22,7 @@ static_assert(kSplitKeys % kStepKeys == 0, "a step lies in one split");
 
 // What a step of rows that are read where they lie takes of the second cache, where the next
 // step's rows arrive beside it.
-constexpr std::int64_t kStepBytes = 128 << 10;
+constexpr std::int64_t kStepBytes = 160 << 10;
 
 // Keys of a sequence that some new token sees, in one stretch of kSplitKeys positions.
 struct Split {
