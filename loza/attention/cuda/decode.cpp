@@ -1,7 +1,6 @@
 #include "loza/attention/cuda/decode.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "loza/attention/cuda/instances/decode.h"
 #include "loza/attention/cuda/sm90/decode_args.h"
@@ -9,16 +8,6 @@
 
 namespace loza::attention::cuda {
 namespace {
-
-template <typename... Values>
-Status failure(StatusCode code, const char* format, Values... values) {
-  Status status;
-  status.code = code;
-  std::snprintf(status.message, sizeof status.message, format, values...);
-  return status;
-}
-
-long long number(std::int64_t value) { return static_cast<long long>(value); }
 
 bool value_in_key(const DecodeParams& params) {
   return params.qk_size == 576 && params.v_size == 512;

@@ -22,7 +22,19 @@ struct PagedOperand {
   int box_tiles = 0;
 };
 
+// Rows of heads, packed over all sequences, seen as [heads, sub-tiles, tokens, 64 elements]. A
+// box is `box_tokens` tokens of all sub-tiles of a head; rows outside the tensor arrive as zeros.
+struct PackedOperand {
+  DType dtype = DType::kBF16;
+  const void* data = nullptr;
+  std::int64_t size = 0;  // elements of a head, a multiple of 64
+  std::int64_t num_tokens = 0, num_heads = 0;
+  std::int64_t token_stride = 0, head_stride = 0;
+  int box_tokens = 0;
+};
+
 // False if the driver refuses or there is none.
 bool encode_tensor_map(const PagedOperand& operand, CUtensorMap* map);
+bool encode_tensor_map(const PackedOperand& operand, CUtensorMap* map);
 
 }  // namespace loza::attention::cuda

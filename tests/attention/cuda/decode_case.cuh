@@ -12,11 +12,10 @@
 #include "loza/attention/cuda/decode.h"
 #include "tests/attention/cuda/cuda_check.h"
 #include "tests/attention/cuda/decode_reference.cuh"
+#include "tests/attention/cuda/low_precision.cuh"
 
 // Decode problems with random contents and everything unseen poisoned.
 namespace loza::attention::cuda {
-
-enum class Scores { kRandom, kEqual, kLarge, kGrowing };
 
 struct DecodeShape {
   DType dtype = DType::kBF16;
@@ -45,28 +44,6 @@ struct DecodeShape {
     return text;
   }
 };
-
-__device__ inline float random_value(std::uint64_t seed, std::uint64_t index) {
-  std::uint64_t x = seed * 0x9E3779B97F4A7C15ull + index;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  x ^= x >> 31;
-  // The sum of four uniform values: nearly normal, variance 1.
-  float sum = 0;
-  for (int i = 0; i < 4; ++i) sum += static_cast<float>((x >> (16 * i)) & 0xFFFF) / 65536.0f - 0.5f;
-  return sum * 1.7320508f;
-}
-
-// Rows of `row_size` values times the row's gain; NaN stays NaN: poison.
-template <typename Element>
-__global__ void fill_rows(Element* data, std::int64_t row_size, const float* gains,
-                          std::uint64_t seed) {
-  const float gain = gains[blockIdx.x];
-  for (std::int64_t i = threadIdx.x; i < row_size; i += blockDim.x) {
-    const std::int64_t index = blockIdx.x * row_size + i;
-    data[index] = static_cast<Element>(random_value(seed, index) * gain);
-  }
-}
 
 // Device memory of a problem, and the params that point into it.
 class DecodeCase {
@@ -280,49 +257,25 @@ class DecodeCase {
 
   void fill(std::uint16_t* data, std::int64_t rows, std::int64_t row_size, const float* gains,
             std::uint64_t seed) {
-    if (shape_.dtype == DType::kBF16) {
-      fill_rows<<<rows, 128>>>(reinterpret_cast<bf16*>(data), row_size, gains, seed);
-    } else {
-      fill_rows<<<rows, 128>>>(reinterpret_cast<fp16*>(data), row_size, gains, seed);
-    }
-    LOZA_CUDA_CHECK(cudaGetLastError());
-  }
-
-  float to_float(std::uint16_t bits) const {
-    if (shape_.dtype == DType::kBF16) {
-      BFloat16 value;
-      value.bits = bits;
-      return static_cast<float>(value);
-    }
-    __half_raw raw;
-    raw.x = bits;
-    return static_cast<float>(__half(raw));
+    fill_random_rows(shape_.dtype, data, rows, row_size, gains, seed);
   }
 
   std::string first_difference(const Result& result, const std::vector<std::int64_t>& rows,
                                const std::vector<double>& out, const std::vector<double>& magnitude,
                                const std::vector<double>& lse,
                                const std::vector<double>& size) const {
-    const double unit = shape_.dtype == DType::kBF16 ? std::ldexp(1, -8) : std::ldexp(1, -11);
-    // fp16 P below 2^-14 is subnormal: an absolute error each.
-    const double tiny = shape_.dtype == DType::kBF16
-                            ? 1e-6
-                            : 1e-6 + std::ldexp(1, -25) * 4 * static_cast<double>(shape_.longest());
+    const Bounds bounds(shape_.dtype, shape_.longest());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       float got_lse;
       std::memcpy(&got_lse, &result.lse[rows[i]], sizeof got_lse);
-      const bool lse_right =
-          std::isinf(lse[i]) ? got_lse == lse[i]
-                             : std::fabs(got_lse - lse[i]) <= 2e-5 + std::ldexp(1, -20) * size[i];
-      if (!lse_right) return place(rows[i], -1, got_lse, lse[i]);
+      if (!bounds.allow_lse(got_lse, lse[i], size[i])) return place(rows[i], -1, got_lse, lse[i]);
       for (std::int64_t d = 0; d < shape_.v_size; ++d) {
         const double want = out[i * shape_.v_size + d];
-        const double got = to_float(result.out[rows[i] * shape_.v_size + d]);
-        // Score errors in fp32 scale P by 1 + the same.
-        const double relative = 1.25 * unit + std::ldexp(1, -20) * size[i];
-        const double bound =
-            relative * magnitude[i * shape_.v_size + d] + unit * std::fabs(want) + tiny;
-        if (!(std::fabs(got - want) <= bound)) return place(rows[i], d, got, want);
+        const double got =
+            element_value(shape_.dtype, result.out[rows[i] * shape_.v_size + d]);
+        if (!bounds.allow_out(got, want, magnitude[i * shape_.v_size + d], size[i])) {
+          return place(rows[i], d, got, want);
+        }
       }
     }
     return result.canaries_alive ? "" : shape_.name() + ": wrote outside the output";

@@ -12,7 +12,7 @@
 //
 // One image serves both directions of a product:
 //   contraction along the columns ("row operand"): Q and K in S = K Q^T, P in O = V^T P
-//   contraction along the rows ("column operand"): V in O = V^T P
+//   contraction along the rows ("column operand"): V in O = P V and in O^T = V^T P^T
 namespace loza::attention::cuda {
 
 inline constexpr int kSubTileCols = 64;
@@ -36,11 +36,14 @@ struct Descriptor {
   }
 };
 
-// `address` is in the shared window and a multiple of 1024. Bits: address / 16 from 0, the
-// leading offset / 16 from 16 (never used by a 64-wide operand), the distance between groups
-// of 8 rows / 16 from 32, and 1 from 62 for the 128-byte swizzle.
-LOZA_HOST_DEVICE constexpr Descriptor sub_tile_descriptor(std::uint32_t address) {
-  return {std::uint64_t{(address & 0x3FFFF) >> 4} | std::uint64_t{1} << 16 |
+// `address` is in the shared window and a multiple of 1024; a column operand of more than 64
+// columns also says how many bytes on its next sub-tile lies. Bits: address / 16 from 0, that
+// distance / 16 from 16, the distance between groups of 8 rows / 16 from 32, and 1 from 62 for
+// the 128-byte swizzle.
+LOZA_HOST_DEVICE constexpr Descriptor sub_tile_descriptor(std::uint32_t address,
+                                                          int next_sub_tile = 16) {
+  return {std::uint64_t{(address & 0x3FFFF) >> 4} |
+          static_cast<std::uint64_t>(next_sub_tile >> 4) << 16 |
           std::uint64_t{kSubTileAlign >> 4} << 32 | std::uint64_t{1} << 62};
 }
 

@@ -82,10 +82,17 @@ __device__ __forceinline__ bool sync_any(int id, int threads, bool vote) {
   return any != 0;
 }
 
+// Arrives without waiting for the others.
+__device__ __forceinline__ void arrive_at(int id, int threads) {
+  __syncwarp();
+  asm volatile("barrier.cta.arrive.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ---- the copy engine ----
 
 // Hint for data that is read once: leave the L2 to others.
 inline constexpr std::uint64_t kEvictFirst = 0x12F0000000000000ull;
+inline constexpr std::uint64_t kEvictNormal = 0x1000000000000000ull;
 
 __device__ __forceinline__ void prefetch(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
@@ -100,6 +107,17 @@ __device__ __forceinline__ void load_box(void* destination, const CUtensorMap* m
       ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(
           shared_address(destination)),
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(hint)
+      : "memory");
+}
+
+// The same of a tensor of four dimensions.
+__device__ __forceinline__ void load_box(void* destination, const CUtensorMap* map,
+                                         std::uint64_t* barrier, int c0, int c1, int c2, int c3,
+                                         std::uint64_t hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(shared_address(destination)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(hint)
       : "memory");
 }
 

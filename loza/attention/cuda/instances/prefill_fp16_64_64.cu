@@ -1,0 +1,9 @@
+#include "loza/attention/cuda/instances/prefill.cuh"
+
+namespace loza::attention::cuda {
+
+PrefillKernel prefill_fp16_64_64(PrefillOrder order) {
+  return prefill_kernel<fp16, 64, 64>(order);
+}
+
+}  // namespace loza::attention::cuda

@@ -1,0 +1,348 @@
+#pragma once
+
+#include "loza/attention/cuda/sm90/prefill_shape.cuh"
+
+// The consumers of the prefill kernel, a warpgroup each: 64 queries from scores to output.
+namespace loza::attention::cuda {
+
+enum PrefillBarrierId { kPrefillConsumer0 = 1, kPrefillConsumer1, kTurn0, kTurn1 };
+
+struct PrefillThread {
+  int consumer, thread, warp, lane;  // thread and warp within the warpgroup
+
+  __device__ __forceinline__ int barrier() const { return kPrefillConsumer0 + consumer; }
+  // Its queries of the tile, two of them, and its columns of a fragment's group of 8.
+  __device__ __forceinline__ int row(int half) const {
+    return 64 * consumer + 16 * warp + lane / 4 + 8 * half;
+  }
+  __device__ __forceinline__ int column(int group, int e) const {
+    return 8 * group + 2 * (lane % 4) + e;
+  }
+};
+
+// Index in a fragment of element e of column group `group`, query `half`.
+__device__ __forceinline__ constexpr int prefill_fragment(int group, int half, int e) {
+  return 4 * group + 2 * half + e;
+}
+
+inline constexpr int kScoreGroups = kTileLen / 8;
+inline constexpr int kValueSteps = kTileLen / 16;
+
+// Registers of a consumer thread for one tile.
+template <typename Shape>
+struct PrefillState {
+  float out[Shape::kVSize / 2];
+  float max[2];  // the reference that exponents are relative to, in log2
+  float sum[2];  // of this thread's keys only
+
+  __device__ __forceinline__ void clear() {
+    // Below any score, yet finite: exp2(-inf - max) is 0, not NaN.
+    constexpr float kNoMax = -1e30f;
+#pragma unroll
+    for (float& value : out) value = 0;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      max[half] = kNoMax;
+      sum[half] = 0;
+    }
+  }
+};
+
+using Scores128 = float[kTileLen / 2];
+using Fragments = std::uint32_t[kValueSteps][4];  // P as operand of the second product
+
+template <typename Shape>
+struct PrefillConsumer {
+  using Element = typename Shape::Element;
+
+  const PrefillArgs& args;
+  PrefillShared<Shape>& shared;
+  const PrefillThread self;
+  QueryPlace q;
+  RingPlace<Shape::kStages> k, v;
+  PrefillState<Shape> state;
+
+  // ---- the products ----
+
+  // S [64, 128 keys] = Q K^T, begun.
+  __device__ __forceinline__ void begin_scores(Scores128& scores) {
+    const Descriptor queries = sub_tile_descriptor(
+        ptx::shared_address(shared.q) + self.consumer * Shape::kRows * kRowBytes);
+    const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.k[k.stage]));
+    ptx::wait(&shared.k_full[k.stage], k.parity);
+    wgmma_begin();
+#pragma unroll
+    for (int t = 0; t < Shape::kQkTiles; ++t) {
+#pragma unroll
+      for (int step = 0; step < kStepsPerSubTile; ++step) {
+        const int offset = t * Shape::kSubTileBytes + step * kRowOperandStep;
+        wgmma<Element, Operand::kRows>(scores, queries + offset, keys + offset, t + step > 0);
+      }
+    }
+    wgmma_commit();
+  }
+
+  // O += P V, begun.
+  __device__ __forceinline__ void begin_values(const Fragments& p) {
+    const Descriptor values =
+        sub_tile_descriptor(ptx::shared_address(shared.v[v.stage]), Shape::kSubTileBytes);
+    wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < kValueSteps; ++step) {
+      wgmma_of_fragment<Element>(state.out, p[step], values + step * kColumnOperandStep, true);
+    }
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void release(std::uint64_t* empty) {
+    if (self.lane == 0) ptx::arrive(empty);
+  }
+  __device__ __forceinline__ void release_keys() {
+    release(&shared.k_empty[k.stage]);
+    k.advance();
+  }
+  __device__ __forceinline__ void release_values() {
+    release(&shared.v_empty[v.stage]);
+    v.advance();
+  }
+  __device__ __forceinline__ void await_values() { ptx::wait(&shared.v_full[v.stage], v.parity); }
+  __device__ __forceinline__ void await_queries() { ptx::wait(&shared.q_full, q.parity); }
+  __device__ __forceinline__ void release_queries() {
+    release(&shared.q_empty);
+    q.advance();
+  }
+
+  // Whether key tile i is scored by other queries than tile i - 1.
+  __device__ __forceinline__ bool changes_queries(const PrefillTile& tile, int i) const {
+    return args.has_sink_q && i == tile.keys.num_recent;
+  }
+  // After the scores of key tile i: makes room for queries that tile i + 1 does not share.
+  __device__ __forceinline__ void end_scores(const PrefillTile& tile, int i) {
+    release_keys();
+    if (i + 1 == tile.keys.size() || changes_queries(tile, i + 1)) release_queries();
+  }
+
+  // ---- between the products ----
+
+  // In the tile's own key tile: hides what comes after the query.
+  __device__ __forceinline__ void mask_future(Scores128& scores) const {
+#pragma unroll
+    for (int group = 0; group < kScoreGroups; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          if (self.column(group, e) > self.row(half)) {
+            scores[prefill_fragment(group, half, e)] = -INFINITY;
+          }
+        }
+      }
+    }
+  }
+
+  // Rows past the last key may hold anything, and 0 * NaN is NaN. Both consumers write the same.
+  __device__ __forceinline__ void clear_values(int first_row) {
+    constexpr int kChunks = Shape::kVTiles * 8;
+    for (int i = self.thread; i < (kTileLen - first_row) * kChunks; i += Shape::kWarpgroup) {
+      const int row = first_row + i / kChunks, chunk = i % kChunks;
+      *reinterpret_cast<uint4*>(shared.v[v.stage] + chunk / 8 * Shape::kSubTileBytes +
+                                chunk_offset(row, chunk % 8)) = {0, 0, 0, 0};
+    }
+    ptx::fence_async_proxy();
+    ptx::sync(self.barrier(), Shape::kWarpgroup);
+  }
+
+  // P = exp2(S - max) in place, summed. `factors` are what earlier results must be scaled by: the
+  // reference may lag behind the maximum by a factor 2^8, which costs no accuracy, so that they
+  // are mostly 1. Each row decides alone, so that its result depends on no other.
+  __device__ __forceinline__ void exponentiate(Scores128& scores, float (&factors)[2]) {
+    constexpr float kLag = 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int group = 0; group < kScoreGroups; ++group) {
+        most = fmaxf(most, fmaxf(scores[prefill_fragment(group, half, 0)],
+                                 scores[prefill_fragment(group, half, 1)]));
+      }
+      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 2));
+      most *= args.scale_log2;
+      const float old = state.max[half];
+      if (most > old + kLag) state.max[half] = most;
+      factors[half] = ptx::exp2(old - state.max[half]);
+      state.sum[half] *= factors[half];
+    }
+#pragma unroll
+    for (int group = 0; group < kScoreGroups; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = scores[prefill_fragment(group, half, e)];
+          score = ptx::exp2(fmaf(score, args.scale_log2, -state.max[half]));
+          state.sum[half] += score;
+        }
+      }
+    }
+  }
+
+  // P rounded to elements. Not before the product that reads the last P is done: the compiler would
+  // use the same registers and serialise the products.
+  __device__ __forceinline__ void round(const Scores128& scores, Fragments& p) const {
+#pragma unroll
+    for (int group = 0; group < kScoreGroups; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        p[group / 2][group % 2 * 2 + half] =
+            pack<Element>(scores[prefill_fragment(group, half, 0)],
+                          scores[prefill_fragment(group, half, 1)]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void rescale(const float (&factors)[2]) {
+    if (!__any_sync(0xFFFFFFFF, factors[0] != 1 || factors[1] != 1)) return;
+#pragma unroll
+    for (int group = 0; group < Shape::kVSize / 8; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          state.out[prefill_fragment(group, half, e)] *= factors[half];
+        }
+      }
+    }
+  }
+
+  // ---- one tile ----
+
+  // The tile's own keys: the only ones that are partly hidden.
+  __device__ __forceinline__ void attend_newest(const PrefillTile& tile, Fragments& p) {
+    Scores128 scores;
+    float factors[2];
+    await_queries();
+    begin_scores(scores);
+    wgmma_finish(scores);
+    end_scores(tile, 0);
+    mask_future(scores);
+    exponentiate(scores, factors);
+    round(scores, p);
+    await_values();
+    const int num_keys = args.sequences[tile.sequence].end_pos - tile.begin_pos();
+    if (num_keys < kTileLen) clear_values(num_keys);
+  }
+
+  __device__ __forceinline__ void finish_values(const Fragments& p) {
+    begin_values(p);
+    wgmma_finish(state.out);
+    release_values();
+  }
+
+  __device__ __forceinline__ void attend_in_order(const PrefillTile& tile, Fragments& p) {
+    for (int i = 1; i < tile.keys.size(); ++i) {
+      Scores128 scores;
+      float factors[2];
+      finish_values(p);
+      if (changes_queries(tile, i)) await_queries();
+      begin_scores(scores);
+      wgmma_finish(scores);
+      end_scores(tile, i);
+      exponentiate(scores, factors);
+      round(scores, p);
+      rescale(factors);
+      await_values();
+    }
+    finish_values(p);
+  }
+
+  __device__ __forceinline__ void attend_overlapped(const PrefillTile& tile, Fragments& p) {
+    constexpr bool kTurns = Shape::kOrder == PrefillOrder::kTurns;
+    for (int i = 1; i < tile.keys.size(); ++i) {
+      Scores128 scores;
+      float factors[2];
+      if (changes_queries(tile, i)) await_queries();
+      if constexpr (kTurns) ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
+      begin_scores(scores);
+      await_values();
+      begin_values(p);
+      if constexpr (kTurns) ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
+      wgmma_finish<1>(scores);
+      end_scores(tile, i);
+      exponentiate(scores, factors);
+      wgmma_finish(state.out);
+      release_values();
+      rescale(factors);
+      round(scores, p);
+    }
+    finish_values(p);
+  }
+
+  __device__ __forceinline__ void attend(const PrefillTile& tile) {
+    state.clear();
+    if (tile.keys.size() == 0) return;
+    Fragments p;
+    attend_newest(tile, p);
+    if constexpr (Shape::kOrder == PrefillOrder::kInOrder) {
+      attend_in_order(tile, p);
+    } else {
+      attend_overlapped(tile, p);
+    }
+  }
+
+  // ---- the output ----
+
+  // Word i of lane l of every four becomes word l of lane i.
+  __device__ __forceinline__ void transpose_quad(std::uint32_t (&words)[4]) const {
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+      const bool upper = (self.lane & distance) != 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (i & distance) continue;
+        std::uint32_t& low = words[i];
+        std::uint32_t& high = words[i + distance];
+        const std::uint32_t received =
+            __shfl_xor_sync(0xFFFFFFFF, upper ? low : high, distance);
+        (upper ? low : high) = received;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(const PrefillTile& tile) const {
+    constexpr float kLn2 = 0.693147180559945f;
+    const PrefillSequence& rows = args.sequences[tile.sequence];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = state.sum[half];
+      sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
+      sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
+      const float inverse = sum > 0 ? 1 / sum : 0;
+      const int pos = tile.begin_pos() + self.row(half);
+      const bool is_query = pos >= rows.first_pos && pos < rows.end_pos;
+      const std::int64_t row = q_row(rows, pos);
+      if (args.lse != nullptr && is_query && self.lane % 4 == 0) {
+        args.lse[row * args.num_heads + tile.head] =
+            sum > 0 ? (state.max[half] + log2f(sum)) * kLn2 : -INFINITY;
+      }
+      Element* to = static_cast<Element*>(args.out) + row * args.out_token_stride +
+                    tile.head * args.out_head_stride;
+#pragma unroll
+      for (int groups = 0; groups < Shape::kVSize / 8; groups += 4) {
+        std::uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          words[i] = pack<Element>(state.out[prefill_fragment(groups + i, half, 0)] * inverse,
+                                   state.out[prefill_fragment(groups + i, half, 1)] * inverse);
+        }
+        transpose_quad(words);
+        if (is_query) {
+          *reinterpret_cast<uint4*>(to + 8 * (groups + self.lane % 4)) = {words[0], words[1],
+                                                                          words[2], words[3]};
+        }
+      }
+    }
+  }
+};
+
+}  // namespace loza::attention::cuda

@@ -1,0 +1,58 @@
+#pragma once
+
+#include "loza/attention/cuda/sm90/prefill_shape.cuh"
+
+// The producer of the prefill kernel, one thread: copies queries, keys and values as room appears.
+namespace loza::attention::cuda {
+
+template <typename Shape>
+struct PrefillProducer {
+  const PrefillArgs& args;
+  PrefillShared<Shape>& shared;
+  QueryPlace q;
+  RingPlace<Shape::kStages> kv;
+
+  __device__ __forceinline__ void load_queries(const CUtensorMap& map, const PrefillTile& tile,
+                                               const PrefillSequence& rows) {
+    ptx::wait(&shared.q_empty, q.parity ^ 1);
+    ptx::arrive_expecting(&shared.q_full, Shape::kQkBytes);
+    ptx::load_box(shared.q, &map, &shared.q_full, 0, q_row(rows, tile.begin_pos()), 0, tile.head,
+                  ptx::kEvictFirst);
+    q.advance();
+  }
+
+  __device__ __forceinline__ void load_keys(int row, int key_head) {
+    auto* full = &shared.k_full[kv.stage];
+    ptx::wait(&shared.k_empty[kv.stage], kv.parity ^ 1);
+    ptx::arrive_expecting(full, Shape::kQkBytes);
+    std::uint8_t* to = shared.k[kv.stage];
+    ptx::load_box(to, &args.k_map, full, 0, row, 0, key_head, ptx::kEvictNormal);
+    if (args.has_key_tail) {
+      ptx::load_box(to + (Shape::kQkTiles - 1) * Shape::kSubTileBytes, &args.key_tail_map, full, 0,
+                    row, 0, 0, ptx::kEvictNormal);
+    }
+  }
+
+  __device__ __forceinline__ void load_values(int row, int key_head) {
+    auto* full = &shared.v_full[kv.stage];
+    ptx::wait(&shared.v_empty[kv.stage], kv.parity ^ 1);
+    ptx::arrive_expecting(full, Shape::kVBytes);
+    ptx::load_box(shared.v[kv.stage], &args.v_map, full, 0, row, 0, key_head, ptx::kEvictNormal);
+  }
+
+  // Queries follow the first keys that they meet: room for those comes earlier.
+  __device__ __forceinline__ void produce(const PrefillTile& tile) {
+    const PrefillSequence& rows = args.sequences[tile.sequence];
+    const int key_head = tile.head / args.group_size;
+    for (int i = 0; i < tile.keys.size(); ++i) {
+      const int row = k_row(rows, tile.keys.tile(i) * kTileLen);
+      load_keys(row, key_head);
+      if (i == 0) load_queries(args.q_map, tile, rows);
+      if (args.has_sink_q && i == tile.keys.num_recent) load_queries(args.sink_q_map, tile, rows);
+      load_values(row, key_head);
+      kv.advance();
+    }
+  }
+};
+
+}  // namespace loza::attention::cuda
