@@ -159,6 +159,9 @@ bool fill_args(const DecodeParams& params, const DecodePlan& plan, const DecodeK
   args->q = params.q.data;
   args->q_token_stride = params.q.token_stride;
   args->q_head_stride = params.q.head_stride;
+  args->sink_q = params.sink_q.data;
+  args->sink_q_token_stride = params.sink_q.token_stride;
+  args->sink_q_head_stride = params.sink_q.head_stride;
   args->out = params.out.data;
   args->out_token_stride = params.out.token_stride;
   args->out_head_stride = params.out.head_stride;
@@ -269,14 +272,15 @@ Status check_memory(const DecodeParams& params) {
   const struct {
     const char* name;
     const void* pointer;
-    bool may_be_unaligned;
-  } pointers[] = {{"q", params.q.data, false},
-                  {"out", params.out.data, false},
-                  {"kv.pages", kv.pages, false},
-                  {"kv.page_table", kv.page_table, true},
-                  {"kv.lengths", kv.lengths, true}};
-  for (const auto& [name, pointer, may_be_unaligned] : pointers) {
-    if (pointer == nullptr) return failure(kBad, "cuda decode: %s is null", name);
+    bool may_be_unaligned, may_be_null;
+  } pointers[] = {{"q", params.q.data, false, false},
+                  {"sink_q", params.sink_q.data, false, true},
+                  {"out", params.out.data, false, false},
+                  {"kv.pages", kv.pages, false, false},
+                  {"kv.page_table", kv.page_table, true, false},
+                  {"kv.lengths", kv.lengths, true, false}};
+  for (const auto& [name, pointer, may_be_unaligned, may_be_null] : pointers) {
+    if (pointer == nullptr && !may_be_null) return failure(kBad, "cuda decode: %s is null", name);
     if (!may_be_unaligned && !aligned_pointer(pointer)) {
       return failure(kUnsupported, "cuda decode: %s must lie at a multiple of 16 bytes", name);
     }
@@ -286,6 +290,8 @@ Status check_memory(const DecodeParams& params) {
     std::int64_t stride;
   } strides[] = {{"q.token_stride", params.q.token_stride},
                  {"q.head_stride", params.q.head_stride},
+                 {"sink_q.token_stride", params.sink_q.token_stride},
+                 {"sink_q.head_stride", params.sink_q.head_stride},
                  {"out.token_stride", params.out.token_stride},
                  {"out.head_stride", params.out.head_stride},
                  {"kv.row_stride", kv.row_stride},

@@ -24,6 +24,7 @@ struct DecodeShape {
   std::vector<std::int64_t> lengths;
   bool ring = false;     // only what the pattern keeps is resident, at wrapping slots
   bool strided = false;  // gaps between tokens, heads, rows and pages
+  bool sink_queries = false;
   Scores scores = Scores::kRandom;
   std::uint64_t seed = 1;
 
@@ -38,8 +39,9 @@ struct DecodeShape {
         std::to_string(q_len) + " H" + std::to_string(heads) + "/" + std::to_string(key_heads) +
         " D" + std::to_string(qk_size) + " pattern " + std::to_string(pattern.sink_blocks) + "," +
         (pattern.is_full() ? "all" : std::to_string(pattern.recent_blocks)) +
-        (ring ? " ring" : "") + (strided ? " strided" : "") + " scores " +
-        std::to_string(static_cast<int>(scores)) + " seed " + std::to_string(seed) + " lengths";
+        (ring ? " ring" : "") + (sink_queries ? " sink_q" : "") + (strided ? " strided" : "") +
+        " scores " + std::to_string(static_cast<int>(scores)) + " seed " + std::to_string(seed) +
+        " lengths";
     for (const auto length : lengths) text += " " + std::to_string(length);
     return text;
   }
@@ -253,6 +255,10 @@ class DecodeCase {
     DeviceArray<float> gains(std::vector<float>(rows, gain));
     fill(q_.data(), rows, params_.q.token_stride, gains.data(), shape_.seed + 77);
     params_.q.data = q_.data();
+    if (!shape_.sink_queries) return;
+    sink_q_ = DeviceArray<std::uint16_t>(rows * params_.q.token_stride);
+    fill(sink_q_.data(), rows, params_.q.token_stride, gains.data(), shape_.seed + 78);
+    params_.sink_q = {sink_q_.data(), params_.q.token_stride, params_.q.head_stride};
   }
 
   void fill(std::uint16_t* data, std::int64_t rows, std::int64_t row_size, const float* gains,
@@ -271,8 +277,7 @@ class DecodeCase {
       if (!bounds.allow_lse(got_lse, lse[i], size[i])) return place(rows[i], -1, got_lse, lse[i]);
       for (std::int64_t d = 0; d < shape_.v_size; ++d) {
         const double want = out[i * shape_.v_size + d];
-        const double got =
-            element_value(shape_.dtype, result.out[rows[i] * shape_.v_size + d]);
+        const double got = element_value(shape_.dtype, result.out[rows[i] * shape_.v_size + d]);
         if (!bounds.allow_out(got, want, magnitude[i * shape_.v_size + d], size[i])) {
           return place(rows[i], d, got, want);
         }
@@ -291,7 +296,7 @@ class DecodeCase {
 
   DecodeShape shape_;
   DecodeParams params_;
-  DeviceArray<std::uint16_t> pages_, q_, out_;
+  DeviceArray<std::uint16_t> pages_, q_, sink_q_, out_;
   DeviceArray<std::uint32_t> lse_;
   DeviceArray<std::int32_t> table_;
   DeviceArray<std::int64_t> lengths_;

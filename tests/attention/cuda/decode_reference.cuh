@@ -28,6 +28,14 @@ __device__ inline bool token_is_visible(const BlockPattern& pattern, std::int64_
   return key_block < pattern.sink_blocks || key_block > query_block - pattern.recent_blocks;
 }
 
+// Whether the query's second query scores the key: it lies in the sink, and the sink apart from
+// the recent blocks.
+__device__ inline bool is_scored_by_sink_query(const BlockPattern& pattern, std::int64_t q,
+                                               std::int64_t k) {
+  const std::int64_t first_recent = q / pattern.block_size - pattern.recent_blocks + 1;
+  return first_recent > pattern.sink_blocks && k / pattern.block_size < pattern.sink_blocks;
+}
+
 template <typename Element>
 __device__ const Element* cached_row(const PagedKvView& kv, std::int64_t b, std::int64_t pos) {
   const std::int32_t page = kv.page_table[b * kv.table_stride + page_slot(kv, pos / kv.page_len)];
@@ -61,8 +69,12 @@ __global__ void reference_decode(DecodeParams params, const std::int64_t* rows,
   const std::int64_t length = params.kv.lengths[b];
   const std::int64_t q_pos = length - params.q_len + token % params.q_len;
   const std::int64_t g = h / (params.num_heads / params.num_key_heads);
-  const Element* q = static_cast<const Element*>(params.q.data) + token * params.q.token_stride +
-                     h * params.q.head_stride;
+  const auto query = [&](const TensorView& view) {
+    return static_cast<const Element*>(view.data) + token * view.token_stride +
+           h * view.head_stride;
+  };
+  const Element* q = query(params.q);
+  const Element* sink_q = params.sink_q.data == nullptr ? q : query(params.sink_q);
   scores += blockIdx.x * max_length;
 
   double most = -INFINITY, score_size = 0;
@@ -72,9 +84,10 @@ __global__ void reference_decode(DecodeParams params, const std::int64_t* rows,
       continue;
     }
     const Element* k = cached_row<Element>(params.kv, b, j) + g * params.kv.k_head_stride;
+    const Element* by = is_scored_by_sink_query(params.pattern, q_pos, j) ? sink_q : q;
     double dot = 0, size = 0;
     for (std::int64_t d = 0; d < params.qk_size; ++d) {
-      const double product = to_double(q + d) * to_double(k + d);
+      const double product = to_double(by + d) * to_double(k + d);
       dot += product;
       size += fabs(product);
     }

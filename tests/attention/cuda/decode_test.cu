@@ -57,6 +57,7 @@ DecodeShape draw(std::mt19937_64& random) {
   shape.pattern = pick(random, kPatterns);
   shape.ring = random() % 3 == 0 && !shape.pattern.is_full();
   shape.strided = random() % 3 == 0;
+  shape.sink_queries = random() % 4 == 0;
   shape.scores = pick<Scores>(
       random, {Scores::kRandom, Scores::kRandom, Scores::kEqual, Scores::kLarge, Scores::kGrowing});
   shape.seed = random();
@@ -100,6 +101,22 @@ TEST(CudaDecode, EveryHostileLengthAlone) {
       shape.q_len = 2;
       check_case(shape, {4, 3});
       if (HasFailure()) return;
+    }
+  }
+}
+
+// Rows of one sequence that see the sink apart, and rows that do not yet.
+TEST(CudaDecode, SinkQueries) {
+  for (const auto& pattern : {BlockPattern{}, BlockPattern{128, 2, 2}, BlockPattern{64, 1, 3}}) {
+    const std::int64_t whole = pattern.exact_len();
+    for (const auto& plan :
+         {DecodePlan{1, 1}, DecodePlan{2, 1}, DecodePlan{8, 1}, DecodePlan{3, 2}}) {
+      DecodeShape shape;
+      shape.pattern = pattern;
+      shape.q_len = 4;
+      shape.sink_queries = true;
+      shape.lengths = {whole, whole + 1, whole + 2, whole + 4, whole + 128, 3000, 3, 130};
+      check_case(shape, plan, 96);
     }
   }
 }

@@ -13,14 +13,6 @@ struct ReferenceRow {
   std::int64_t k_begin, kept_prefix, skipped;
 };
 
-// Whether the query's second query scores the key: it lies in the sink, and the sink apart from
-// the recent blocks.
-__device__ inline bool is_scored_by_sink_query(const BlockPattern& pattern, std::int64_t q,
-                                               std::int64_t k) {
-  const std::int64_t first_recent = q / pattern.block_size - pattern.recent_blocks + 1;
-  return first_recent > pattern.sink_blocks && k / pattern.block_size < pattern.sink_blocks;
-}
-
 template <typename Element>
 struct ReferenceKeys {
   ForwardParams params;  // offsets are not looked at
@@ -28,10 +20,10 @@ struct ReferenceKeys {
 
   __device__ double key(std::int64_t row, std::int64_t head, std::int64_t d) const {
     const std::int64_t own = params.qk_size - (tail.data == nullptr ? 0 : 64);
-    const Element* at = d < own ? static_cast<const Element*>(params.k.data) +
-                                      row * params.k.token_stride + head * params.k.head_stride + d
-                                : static_cast<const Element*>(tail.data) +
-                                      row * tail.token_stride + d - own;
+    const Element* at =
+        d < own ? static_cast<const Element*>(params.k.data) + row * params.k.token_stride +
+                      head * params.k.head_stride + d
+                : static_cast<const Element*>(tail.data) + row * tail.token_stride + d - own;
     return to_double(at);
   }
   __device__ double value(std::int64_t row, std::int64_t head, std::int64_t d) const {

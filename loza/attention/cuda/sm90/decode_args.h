@@ -23,6 +23,8 @@ struct DecodeArgs {
 
   const void* q;  // [B * q_len, H, D]
   std::int64_t q_token_stride, q_head_stride;
+  const void* sink_q;  // likewise, or null: q
+  std::int64_t sink_q_token_stride, sink_q_head_stride;
   void* out;  // [B * q_len, H, V]
   std::int64_t out_token_stride, out_head_stride;
   float* lse;  // [B * q_len, H] or null

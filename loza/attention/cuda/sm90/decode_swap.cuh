@@ -64,16 +64,33 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
-  const Queries<Shape> queries(args, item, threadIdx.x);
+  const auto plain = [&](int) { return queries_of(args); };
+  const Queries<Shape> queries(args, item, threadIdx.x, plain);
   const SwapWork work = find_work(args, item);
   if (item.cluster >= work.num_clusters) return;
   store_windows(args, shared, item, work.length, threadIdx.x);
-  queries.store(shared, threadIdx.x);
+  int end = num_pages_by_sink_query(args, work);
+  if (end == 0) {
+    queries.store(shared, threadIdx.x);
+    end = work.pages.size;
+  } else {
+    store_sink_queries(args, shared, item, work.length, threadIdx.x);
+  }
   ptx::fence_async_proxy();
   sync_consumers();
 
   SwapState<Shape> state;
-  consume_pages(state, args, shared, work, self);
+  PageCursor at(self.consumer);
+  while (true) {
+    consume_pages(state, at, end, args, shared, work, self);
+    if (end == work.pages.size) break;
+    // Past the sink: the other queries, once neither consumer needs the sink's.
+    sync_consumers();
+    Queries<Shape>(args, item, threadIdx.x, plain).store(shared, threadIdx.x);
+    ptx::fence_async_proxy();
+    sync_consumers();
+    end = work.pages.size;
+  }
   merge_consumers(state, shared, item, work, self);
   const Slice slice = slice_of<Shape>(item.cluster_size, item.rank);
   if (item.cluster_size == 1) {

@@ -45,6 +45,19 @@ __device__ __forceinline__ constexpr int fragment_index(int column, int half) {
   return 4 * (column / 2) + 2 * half + column % 2;
 }
 
+// Where a row's queries lie.
+struct QuerySource {
+  const void* data;
+  std::int64_t token_stride, head_stride;
+};
+
+__device__ __forceinline__ QuerySource queries_of(const DecodeArgs& args) {
+  return {args.q, args.q_token_stride, args.q_head_stride};
+}
+__device__ __forceinline__ QuerySource sink_queries_of(const DecodeArgs& args) {
+  return {args.sink_q, args.sink_q_token_stride, args.sink_q_head_stride};
+}
+
 // Q on its way from memory: 16-byte chunks, rows past the last as zeros. Requested before
 // anything else, lest it queue behind the pages of all blocks.
 template <typename Shape>
@@ -54,7 +67,10 @@ struct Queries {
 
   uint4 chunks[kRounds];
 
-  __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread) {
+  // source(row) is where the row's queries lie.
+  template <typename Source>
+  __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread,
+                                     const Source& source) {
     using Element = typename Shape::Element;
     constexpr int kElements = kChunkBytes / 2;
 #pragma unroll
@@ -64,9 +80,10 @@ struct Queries {
       chunks[round] = {0, 0, 0, 0};
       if (row < item.num_rows) {
         const RowPlace place = place_of(args, item, row);
+        const QuerySource from = source(row);
         chunks[round] = *reinterpret_cast<const uint4*>(
-            static_cast<const Element*>(args.q) + place.token * args.q_token_stride +
-            place.head * args.q_head_stride + chunk * kElements);
+            static_cast<const Element*>(from.data) + place.token * from.token_stride +
+            place.head * from.head_stride + chunk * kElements);
       }
     }
   }
@@ -84,16 +101,43 @@ struct Queries {
   }
 };
 
+// Position of a row's query; rows past the last count as the last.
+__device__ __forceinline__ int pos_of(const DecodeArgs& args, const SwapItem& item, int length,
+                                      int row) {
+  const int group_row = item.first_row + min(row, item.num_rows - 1);
+  const int token = args.q_len == 1 ? 0 : group_row / args.group_size;
+  return length - args.q_len + token;
+}
+
 // The window of the query of each row.
 template <typename Shape>
 __device__ __forceinline__ void store_windows(const DecodeArgs& args, SwapShared<Shape>& shared,
                                               const SwapItem& item, int length, int thread) {
   if (thread >= Shape::kRows) return;
-  const int group_row = item.first_row + min(thread, item.num_rows - 1);
-  const int token = args.q_len == 1 ? 0 : group_row / args.group_size;
-  const int pos = length - args.q_len + token;
+  const int pos = pos_of(args, item, length, thread);
   shared.row_pos[thread] = pos;
   shared.row_recent[thread] = pos < 0 ? 0 : args.pattern.recent_begin(pos);
+}
+
+// Those of the share's pages, its first, that rows may see by their sink queries.
+__device__ __forceinline__ int num_pages_by_sink_query(const DecodeArgs& args,
+                                                       const SwapWork& work) {
+  if (args.sink_q == nullptr) return 0;
+  const int num_sink_pages = args.pattern.sink_len() / kPageLen;
+  return min(max(num_sink_pages - work.pages.begin, 0), work.pages.size);
+}
+
+// The queries that score the sink: a row that sees it apart from its recent keys has one for it.
+template <typename Shape>
+__device__ __forceinline__ void store_sink_queries(const DecodeArgs& args,
+                                                   SwapShared<Shape>& shared, const SwapItem& item,
+                                                   int length, int thread) {
+  const auto source = [&](int row) {
+    const int pos = pos_of(args, item, length, row);
+    const bool sees_apart = pos >= 0 && args.pattern.recent_begin(pos) > 0;
+    return sees_apart ? sink_queries_of(args) : queries_of(args);
+  };
+  Queries<Shape>(args, item, thread, source).store(shared, thread);
 }
 
 // S^T [64 keys, kRows] = K Q^T, part by part as the page arrives.
@@ -239,18 +283,25 @@ __device__ __forceinline__ void multiply_values(SwapState<Shape>& state, SwapSha
   wgmma_finish(state.out);
 }
 
-// Every second page of the share, from scores to output.
+// Where a consumer stands: at page i of the block's share, in a stage of the ring.
+struct PageCursor {
+  int i, stage, use = 0;
+
+  __device__ __forceinline__ explicit PageCursor(int consumer) : i(consumer), stage(consumer) {}
+};
+
+// Every second page of the share up to page `end`, from scores to output.
 template <typename Shape>
-__device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const DecodeArgs& args,
-                                              SwapShared<Shape>& shared, const SwapWork& work,
-                                              const ConsumerThread& self) {
+__device__ __forceinline__ void consume_pages(SwapState<Shape>& state, PageCursor& at, int end,
+                                              const DecodeArgs& args, SwapShared<Shape>& shared,
+                                              const SwapWork& work, const ConsumerThread& self) {
   // The reference may lag behind the maximum by a factor 2^8, which costs no accuracy: P and
   // its sum are floating point. So rescaling is rare after the first page.
   constexpr float kLag = 8;
   const int newest_recent = work.length > 0 ? args.pattern.recent_begin(work.length - 1) : 0;
-  int stage = self.consumer, use = 0;
-  for (int i = self.consumer; i < work.pages.size; i += Shape::kConsumers) {
-    const int page_begin = work.visible.page(work.pages.begin + i) * kPageLen;
+  int stage = at.stage, use = at.use;
+  for (; at.i < end; at.i += Shape::kConsumers) {
+    const int page_begin = work.visible.page(work.pages.begin + at.i) * kPageLen;
     std::uint8_t* page = shared.pages[stage];
 
     float scores[Shape::kRows / 2];
@@ -289,6 +340,8 @@ __device__ __forceinline__ void consume_pages(SwapState<Shape>& state, const Dec
       ++use;
     }
   }
+  at.stage = stage;
+  at.use = use;
 }
 
 }  // namespace loza::attention::cuda
