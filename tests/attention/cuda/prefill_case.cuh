@@ -35,15 +35,15 @@ struct PrefillProblem {
     return longest;
   }
   std::string name() const {
-    std::string text =
-        std::string(dtype_name(dtype)) + " H" + std::to_string(heads) + "/" +
-        std::to_string(key_heads) + " D" + std::to_string(qk_size) + "/" + std::to_string(v_size) +
-        " pattern " + std::to_string(pattern.block_size) + ":" +
-        std::to_string(pattern.sink_blocks) + "," +
-        (pattern.is_full() ? "all" : std::to_string(pattern.recent_blocks)) +
-        (shared_tail ? " tail" : "") + (sink_queries ? " sink_q" : "") +
-        (leave_out ? " left out" : "") + (strided ? " strided" : "") + " scores " +
-        std::to_string(static_cast<int>(scores)) + " seed " + std::to_string(seed) + " chunks";
+    std::string text = std::string(dtype_name(dtype)) + " H" + std::to_string(heads) + "/" +
+                       std::to_string(key_heads) + " D" + std::to_string(qk_size) + "/" +
+                       std::to_string(v_size) + " pattern " + std::to_string(pattern.block_size) +
+                       ":" + std::to_string(pattern.sink_blocks) + "," +
+                       (pattern.is_full() ? "all" : std::to_string(pattern.recent_blocks)) +
+                       (shared_tail ? " tail" : "") + (sink_queries ? " sink_q" : "") +
+                       (leave_out ? " left out" : "") + (strided ? " strided" : "") + " scores " +
+                       std::to_string(static_cast<int>(scores)) + " seed " + std::to_string(seed) +
+                       " chunks";
     for (const Chunk& chunk : chunks) {
       text += " " + std::to_string(chunk.q_len) + "of" + std::to_string(chunk.k_len);
     }
@@ -78,6 +78,14 @@ class PrefillCase {
     out_.fill_bytes(0xFF);
     lse_.fill_bytes(0xFF);
   }
+
+  // All memory of the outputs: cheaper to read, and enough to compare runs of one case.
+  struct Bits {
+    std::vector<std::uint16_t> out;
+    std::vector<std::uint32_t> lse;
+    bool operator==(const Bits&) const = default;
+  };
+  Bits read_bits() const { return {out_.get(), lse_.get()}; }
 
   Result read_outputs() const {
     Result result;
@@ -155,9 +163,11 @@ class PrefillCase {
 
   ReferenceRow row_at(std::size_t sequence, std::int64_t row, std::int64_t head) const {
     const SequenceRows rows = sequence_rows(params_, static_cast<std::int64_t>(sequence));
-    return {row,          head,
+    return {row,
+            head,
             rows.first_query_pos() + row - rows.q_begin,
-            rows.k_begin, rows.skipped == 0 ? std::int64_t{1} << 40 : rows.kept_prefix,
+            rows.k_begin,
+            rows.skipped == 0 ? std::int64_t{1} << 40 : rows.kept_prefix,
             rows.skipped};
   }
 

@@ -64,8 +64,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
-  const auto plain = [&](int) { return queries_of(args); };
-  const Queries<Shape> queries(args, item, threadIdx.x, plain);
+  const Queries<Shape> queries(args, item, threadIdx.x);
   const SwapWork work = find_work(args, item);
   if (item.cluster >= work.num_clusters) return;
   store_windows(args, shared, item, work.length, threadIdx.x);
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (end == work.pages.size) break;
     // Past the sink: the other queries, once neither consumer needs the sink's.
     sync_consumers();
-    Queries<Shape>(args, item, threadIdx.x, plain).store(shared, threadIdx.x);
+    copy_queries(args, shared, item, threadIdx.x, [&](int) { return queries_of(args); });
     ptx::fence_async_proxy();
     sync_consumers();
     end = work.pages.size;

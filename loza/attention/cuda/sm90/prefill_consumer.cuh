@@ -66,8 +66,8 @@ struct PrefillConsumer {
 
   // S [64, 128 keys] = Q K^T, begun.
   __device__ __forceinline__ void begin_scores(Scores128& scores) {
-    const Descriptor queries = sub_tile_descriptor(
-        ptx::shared_address(shared.q) + self.consumer * Shape::kRows * kRowBytes);
+    const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q) +
+                                                   self.consumer * Shape::kRows * kRowBytes);
     const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.k[k.stage]));
     ptx::wait(&shared.k_full[k.stage], k.parity);
     wgmma_begin();
@@ -194,9 +194,8 @@ struct PrefillConsumer {
     for (int group = 0; group < kScoreGroups; ++group) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        p[group / 2][group % 2 * 2 + half] =
-            pack<Element>(scores[prefill_fragment(group, half, 0)],
-                          scores[prefill_fragment(group, half, 1)]);
+        p[group / 2][group % 2 * 2 + half] = pack<Element>(
+            scores[prefill_fragment(group, half, 0)], scores[prefill_fragment(group, half, 1)]);
       }
     }
   }
@@ -302,8 +301,7 @@ struct PrefillConsumer {
         if (i & distance) continue;
         std::uint32_t& low = words[i];
         std::uint32_t& high = words[i + distance];
-        const std::uint32_t received =
-            __shfl_xor_sync(0xFFFFFFFF, upper ? low : high, distance);
+        const std::uint32_t received = __shfl_xor_sync(0xFFFFFFFF, upper ? low : high, distance);
         (upper ? low : high) = received;
       }
     }

@@ -58,48 +58,65 @@ __device__ __forceinline__ QuerySource sink_queries_of(const DecodeArgs& args) {
   return {args.sink_q, args.sink_q_token_stride, args.sink_q_head_stride};
 }
 
-// Q on its way from memory: 16-byte chunks, rows past the last as zeros. Requested before
-// anything else, lest it queue behind the pages of all blocks.
+// A chunk of 16 bytes of the queries, dealt to the consumers' threads in rounds.
 template <typename Shape>
-struct Queries {
+struct QueryChunk {
   static constexpr int kChunks = Shape::kQkSize * 2 / kChunkBytes;
   static constexpr int kRounds = (Shape::kRows * kChunks + kConsumerThreads - 1) / kConsumerThreads;
 
-  uint4 chunks[kRounds];
+  int row, chunk;
 
-  // source(row) is where the row's queries lie.
-  template <typename Source>
-  __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread,
-                                     const Source& source) {
+  __device__ __forceinline__ QueryChunk(int round, int thread)
+      : row((round * kConsumerThreads + thread) / kChunks),
+        chunk((round * kConsumerThreads + thread) % kChunks) {}
+
+  // Zeros past the last row.
+  __device__ __forceinline__ uint4 load(const DecodeArgs& args, const SwapItem& item,
+                                        const QuerySource& from) const {
     using Element = typename Shape::Element;
-    constexpr int kElements = kChunkBytes / 2;
+    if (row >= item.num_rows) return {0, 0, 0, 0};
+    const RowPlace place = place_of(args, item, row);
+    return *reinterpret_cast<const uint4*>(
+        static_cast<const Element*>(from.data) + place.token * from.token_stride +
+        place.head * from.head_stride + chunk * (kChunkBytes / 2));
+  }
+  __device__ __forceinline__ void store(SwapShared<Shape>& shared, const uint4& value) const {
+    if (row >= Shape::kRows) return;
+    *reinterpret_cast<uint4*>(shared.q[chunk / 8] + chunk_offset(row, chunk % 8)) = value;
+  }
+};
+
+// Q on its way from memory. Requested before anything else, lest it queue behind the pages of all
+// blocks.
+template <typename Shape>
+struct Queries {
+  uint4 chunks[QueryChunk<Shape>::kRounds];
+
+  __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread) {
 #pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      const int index = round * kConsumerThreads + thread;
-      const int row = index / kChunks, chunk = index % kChunks;
-      chunks[round] = {0, 0, 0, 0};
-      if (row < item.num_rows) {
-        const RowPlace place = place_of(args, item, row);
-        const QuerySource from = source(row);
-        chunks[round] = *reinterpret_cast<const uint4*>(
-            static_cast<const Element*>(from.data) + place.token * from.token_stride +
-            place.head * from.head_stride + chunk * kElements);
-      }
+    for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
+      chunks[round] = QueryChunk<Shape>(round, thread).load(args, item, queries_of(args));
     }
   }
-
   __device__ __forceinline__ void store(SwapShared<Shape>& shared, int thread) const {
 #pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      const int index = round * kConsumerThreads + thread;
-      const int row = index / kChunks, chunk = index % kChunks;
-      if (row < Shape::kRows) {
-        *reinterpret_cast<uint4*>(shared.q[chunk / 8] + chunk_offset(row, chunk % 8)) =
-            chunks[round];
-      }
+    for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
+      QueryChunk<Shape>(round, thread).store(shared, chunks[round]);
     }
   }
 };
+
+// The same beside a state that leaves few registers; source(row) is where the row's queries lie.
+template <typename Shape, typename Source>
+__device__ __forceinline__ void copy_queries(const DecodeArgs& args, SwapShared<Shape>& shared,
+                                             const SwapItem& item, int thread,
+                                             const Source& source) {
+#pragma unroll 1
+  for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
+    const QueryChunk<Shape> chunk(round, thread);
+    chunk.store(shared, chunk.load(args, item, source(chunk.row)));
+  }
+}
 
 // Position of a row's query; rows past the last count as the last.
 __device__ __forceinline__ int pos_of(const DecodeArgs& args, const SwapItem& item, int length,
@@ -137,7 +154,7 @@ __device__ __forceinline__ void store_sink_queries(const DecodeArgs& args,
     const bool sees_apart = pos >= 0 && args.pattern.recent_begin(pos) > 0;
     return sees_apart ? sink_queries_of(args) : queries_of(args);
   };
-  Queries<Shape>(args, item, thread, source).store(shared, thread);
+  copy_queries(args, shared, item, thread, source);
 }
 
 // S^T [64 keys, kRows] = K Q^T, part by part as the page arrives.
