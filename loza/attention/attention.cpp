@@ -7,6 +7,7 @@
 #include "loza/attention/autograd.h"
 #include "loza/attention/flash.h"
 #include "loza/attention/on_cpu.h"
+#include "loza/attention/on_hopper.h"
 #include "loza/attention/reference/torch_ops.h"
 #include "loza/base/check.h"
 
@@ -86,6 +87,9 @@ Sequences Sequences::whole(std::vector<std::int64_t> offsets) {
 at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const Sequences& sequences, const BlockPattern& pattern, double scale) {
   check_call(queries.q, k, v, sequences);
+  if (!needs_gradients(queries, k, v) && on_hopper::check(queries, k, v, pattern, scale).ok()) {
+    return on_hopper::attend_with_lse(queries, k, v, sequences, pattern, scale).first;
+  }
   if (flash::can_attend(queries.q, k, v)) {
     return flash::attend(queries, k, v, sequences, pattern, scale, needs_gradients(queries, k, v));
   }
@@ -106,6 +110,9 @@ std::pair<at::Tensor, at::Tensor> attend_with_lse(const Queries& queries, const 
   if (queries.q.device().is_cpu()) {
     return on_cpu::attend(queries, k, v, sequences, pattern, scale, on_cpu::WithLse::kYes);
   }
+  if (on_hopper::check(queries, k, v, pattern, scale).ok()) {
+    return on_hopper::attend_with_lse(queries, k, v, sequences, pattern, scale);
+  }
   if (flash::can_attend(queries.q, k, v)) {
     return flash::attend_with_lse(queries, k, v, sequences, pattern, scale);
   }
@@ -120,10 +127,16 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
   LOZA_CHECK(q.dim() == 3, q.dim());
   LOZA_CHECK(num_sequences == 0 ? q.size(0) == 0 : q.size(0) % num_sequences == 0, q.size(0),
              num_sequences);
-  return q.device().is_cpu() ? on_cpu::attend_paged(queries, kv, num_sequences, num_key_heads,
-                                                    v_size, pattern, scale)
-                             : torch_ops::attend_paged(queries, kv, num_sequences, num_key_heads,
-                                                       v_size, pattern, scale, attend);
+  if (q.device().is_cpu()) {
+    return on_cpu::attend_paged(queries, kv, num_sequences, num_key_heads, v_size, pattern, scale);
+  }
+  if (on_hopper::check_paged(queries, kv, num_sequences, num_key_heads, v_size, pattern, scale)
+          .ok()) {
+    return on_hopper::attend_paged(queries, kv, num_sequences, num_key_heads, v_size, pattern,
+                                   scale);
+  }
+  return torch_ops::attend_paged(queries, kv, num_sequences, num_key_heads, v_size, pattern, scale,
+                                 attend);
 }
 
 }  // namespace loza::attention

@@ -37,7 +37,8 @@ struct Queries {
 
 // Attention of queries [T, H, D] over k [S, G, D], v [S, G, V] under the pattern -> [T, H, V],
 // in q's dtype. Differentiable in queries, k and v. On the CPU by loza's own kernels; on CUDA, in
-// bf16 and fp16, by ATen's flash attention (flash.h); otherwise by plain torch operations
+// bf16 and fp16, without gradients by its kernels for Hopper (on_hopper.h) where they take the
+// sizes, else by ATen's flash attention (flash.h); otherwise by plain torch operations
 // (reference/torch_ops.h).
 at::Tensor attend(const Queries& queries, const at::Tensor& k, const at::Tensor& v,
                   const Sequences& sequences, const BlockPattern& pattern, double scale);
@@ -48,7 +49,8 @@ std::pair<at::Tensor, at::Tensor> attend_with_lse(const Queries& queries, const 
                                                   const BlockPattern& pattern, double scale);
 
 // Decode: queries [B * q_len, H, D] over pages -> [B * q_len, H, V]. No gradients. v_size is the
-// value size V (the view does not know it).
+// value size V (the view does not know it). The pages lie on the queries' device, the page table
+// and the lengths on the host.
 at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);

@@ -1,8 +1,12 @@
 #include "loza/attention/cuda/decode.h"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "loza/attention/cuda/instances/decode.h"
+#include "loza/attention/cuda/refusal.h"
 #include "loza/attention/cuda/sm90/decode_args.h"
 #include "loza/attention/cuda/tensor_map.h"
 
@@ -30,7 +34,7 @@ RowTiling tile_rows(const DecodeParams& params) {
   return {num_tiles, (rows + num_tiles - 1) / num_tiles};
 }
 
-DecodeKernel choose_kernel(const DecodeParams& params) {
+DecodeKernel choose_decode_kernel(const DecodeParams& params) {
   const int rows = tile_rows(params).rows_per_tile;
   const bool is_bf16 = params.kv.dtype == DType::kBF16;
   switch (params.qk_size) {
@@ -61,7 +65,7 @@ struct WorkspaceLayout {
 WorkspaceLayout layout_workspace(const DecodeParams& params, const DecodePlan& plan) {
   if (plan.num_clusters == 1) return {};
   const std::int64_t items = num_items(params);
-  const std::int64_t rows = items * plan.num_clusters * choose_kernel(params).num_rows;
+  const std::int64_t rows = items * plan.num_clusters * choose_decode_kernel(params).num_rows;
   WorkspaceLayout layout;
   layout.stats_offset = aligned(items * plan.cluster_size * 4);
   layout.out_offset = layout.stats_offset + aligned(rows * plan.cluster_size * 8);
@@ -72,7 +76,7 @@ WorkspaceLayout layout_workspace(const DecodeParams& params, const DecodePlan& p
 // ---- plans ----
 
 // Clusters of a size that run at once, 0 if none does or there is no device.
-int max_active_clusters(const DecodeKernel& kernel, int cluster_size) {
+int query_active_clusters(const DecodeKernel& kernel, int cluster_size) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {static_cast<unsigned>(cluster_size), 1, 1};
@@ -88,6 +92,19 @@ int max_active_clusters(const DecodeKernel& kernel, int cluster_size) {
     return 0;
   }
   return clusters;
+}
+
+// The same, asked once: the answer takes the driver longer than a decode.
+int max_active_clusters(const DecodeKernel& kernel, int cluster_size) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int>, int> known;
+  int device = 0;
+  cudaGetDevice(&device);
+  const std::tuple key(device, kernel.function, cluster_size);
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  return known[key] = query_active_clusters(kernel, cluster_size);
 }
 
 cudaError_t allow_shared_memory_and_clusters(const DecodeKernel& kernel) {
@@ -145,8 +162,8 @@ PagedOperand value_operand(const DecodeParams& params) {
           kv.page_stride, static_cast<int>(params.v_size / 64)};
 }
 
-bool fill_args(const DecodeParams& params, const DecodePlan& plan, const DecodeKernel& kernel,
-               void* workspace, DecodeArgs* args) {
+bool fill_decode_args(const DecodeParams& params, const DecodePlan& plan,
+                      const DecodeKernel& kernel, void* workspace, DecodeArgs* args) {
   constexpr double kLog2E = 1.4426950408889634;
   if (!encode_tensor_map(key_operand(params, kernel.key_box_tiles), &args->k_map)) return false;
   if (!value_in_key(params) && !encode_tensor_map(value_operand(params), &args->v_map)) {
@@ -186,8 +203,8 @@ bool fill_args(const DecodeParams& params, const DecodePlan& plan, const DecodeK
   return true;
 }
 
-cudaError_t launch(const DecodeKernel& kernel, DecodeArgs& args, std::int64_t num_blocks,
-                   int cluster_size, cudaStream_t stream) {
+cudaError_t launch_decode(const DecodeKernel& kernel, DecodeArgs& args, std::int64_t num_blocks,
+                          int cluster_size, cudaStream_t stream) {
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {static_cast<unsigned>(cluster_size), 1, 1};
@@ -207,10 +224,7 @@ cudaError_t launch(const DecodeKernel& kernel, DecodeArgs& args, std::int64_t nu
 
 // ---- checks, each with what it got and what to do ----
 
-constexpr auto kBad = StatusCode::kBadArgument;
-constexpr auto kUnsupported = StatusCode::kUnsupported;
-
-Status check_counts(const DecodeParams& params) {
+Status check_decode_counts(const DecodeParams& params) {
   if (params.num_sequences < 0 || params.num_heads < 1 || params.num_key_heads < 1 ||
       params.num_heads % params.num_key_heads != 0) {
     return failure(kBad,
@@ -263,11 +277,7 @@ Status check_features(const DecodeParams& params) {
   return {};
 }
 
-bool aligned_pointer(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
-}
-
-Status check_memory(const DecodeParams& params) {
+Status check_decode_memory(const DecodeParams& params) {
   const PagedKvView& kv = params.kv;
   const struct {
     const char* name;
@@ -281,7 +291,7 @@ Status check_memory(const DecodeParams& params) {
                   {"kv.lengths", kv.lengths, true, false}};
   for (const auto& [name, pointer, may_be_unaligned, may_be_null] : pointers) {
     if (pointer == nullptr && !may_be_null) return failure(kBad, "cuda decode: %s is null", name);
-    if (!may_be_unaligned && !aligned_pointer(pointer)) {
+    if (!may_be_unaligned && !is_aligned(pointer)) {
       return failure(kUnsupported, "cuda decode: %s must lie at a multiple of 16 bytes", name);
     }
   }
@@ -323,16 +333,18 @@ Status check_plan(const DecodePlan& plan) {
 
 }  // namespace
 
+Status check_sizes(const DecodeParams& params) {
+  const Status status = check_decode_counts(params);
+  return status.ok() ? check_features(params) : status;
+}
+
 Status check(const DecodeParams& params) {
-  for (const auto rule : {check_counts, check_features, check_memory}) {
-    const Status status = rule(params);
-    if (!status.ok()) return status;
-  }
-  return {};
+  const Status status = check_sizes(params);
+  return status.ok() ? check_decode_memory(params) : status;
 }
 
 DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
-  const DecodeKernel kernel = choose_kernel(params);
+  const DecodeKernel kernel = choose_decode_kernel(params);
   if (allow_shared_memory_and_clusters(kernel) != cudaSuccess) {
     cudaGetLastError();
     return {};
@@ -386,15 +398,16 @@ Status decode(const DecodeParams& params, const DecodePlan& plan, void* workspac
     return failure(kUnsupported, "cuda decode: %lld thread blocks are too many; split the batch",
                    number(num_blocks));
   }
-  const DecodeKernel kernel = choose_kernel(params);
+  const DecodeKernel kernel = choose_decode_kernel(params);
   DecodeArgs args = {};
-  if (!fill_args(params, plan, kernel, workspace, &args)) {
+  if (!fill_decode_args(params, plan, kernel, workspace, &args)) {
     return failure(StatusCode::kCudaError,
                    "cuda decode: the driver made no tensor map of the pages; is there a driver?");
   }
   args.stable_prefix = inputs == Inputs::kStablePrefix;
   cudaError_t error = allow_shared_memory_and_clusters(kernel);
-  if (error == cudaSuccess) error = launch(kernel, args, num_blocks, plan.cluster_size, stream);
+  if (error == cudaSuccess)
+    error = launch_decode(kernel, args, num_blocks, plan.cluster_size, stream);
   if (error != cudaSuccess) {
     return failure(StatusCode::kCudaError, "cuda decode: %s: %s", cudaGetErrorName(error),
                    cudaGetErrorString(error));

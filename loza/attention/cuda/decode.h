@@ -37,6 +37,9 @@ struct DecodePlan {
 // whose block_size is a multiple of 64.
 Status check(const DecodeParams& params);
 
+// The same of sizes, features and pattern alone, before there are queries and outputs.
+Status check_sizes(const DecodeParams& params);
+
 // A good plan for the current device. `max_length` bounds the lengths (a graph replays one
 // plan while they grow). REQUIRES: check(params).ok().
 DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length);

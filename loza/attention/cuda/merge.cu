@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "loza/attention/cuda/device/element.cuh"
+#include "loza/attention/cuda/refusal.h"
 
 namespace loza::attention::cuda {
 namespace {
@@ -66,25 +67,25 @@ __global__ void __launch_bounds__(32 * kWarpsPerBlock) merge_rows(const MergePar
   }
 }
 
-Status check(const MergeParams& params) {
+Status check_merge(const MergeParams& params) {
   if (params.dtype != DType::kBF16 && params.dtype != DType::kF16) {
-    return failure(StatusCode::kUnsupported, "cuda merge: dtype must be bf16 or fp16, got %s",
+    return failure(kUnsupported, "cuda merge: dtype must be bf16 or fp16, got %s",
                    dtype_name(params.dtype));
   }
   if (params.num_tokens < 0 || params.num_heads < 1 || params.v_size < 1 ||
       params.v_size % kVectorElements != 0) {
-    return failure(StatusCode::kUnsupported,
+    return failure(kUnsupported,
                    "cuda merge: V must be a multiple of %d, got %lld tokens, %lld heads, V %lld",
                    kVectorElements, number(params.num_tokens), number(params.num_heads),
                    number(params.v_size));
   }
   if (params.a.lse == nullptr || params.b.lse == nullptr) {
-    return failure(StatusCode::kBadArgument, "cuda merge: both parts need their lse");
+    return failure(kBad, "cuda merge: both parts need their lse");
   }
   for (const TensorView& view : {params.a.out, params.b.out, params.out}) {
-    if (view.data == nullptr || reinterpret_cast<std::uintptr_t>(view.data) % 16 != 0 ||
+    if (view.data == nullptr || !is_aligned(view.data) ||
         view.token_stride % kVectorElements != 0 || view.head_stride % kVectorElements != 0) {
-      return failure(StatusCode::kUnsupported,
+      return failure(kUnsupported,
                      "cuda merge: outputs must lie at multiples of 16 bytes, got %p with strides "
                      "%lld, %lld",
                      view.data, number(view.token_stride), number(view.head_stride));
@@ -97,12 +98,12 @@ Status check(const MergeParams& params) {
 
 Status merge(const MergeParams& params, cudaStream_t stream) {
   if (params.num_tokens == 0) return {};
-  const Status status = check(params);
+  const Status status = check_merge(params);
   if (!status.ok()) return status;
   const std::int64_t rows = params.num_tokens * params.num_heads;
   const std::int64_t blocks = (rows + kWarpsPerBlock - 1) / kWarpsPerBlock;
   if (blocks > 0x7FFFFFFF) {
-    return failure(StatusCode::kUnsupported, "cuda merge: %lld rows are too many; split the call",
+    return failure(kUnsupported, "cuda merge: %lld rows are too many; split the call",
                    number(rows));
   }
   const auto grid = static_cast<unsigned>(blocks);

@@ -4,17 +4,16 @@
 #include <cmath>
 
 #include "loza/attention/cuda/instances/prefill.h"
+#include "loza/attention/cuda/refusal.h"
 #include "loza/attention/cuda/tensor_map.h"
 #include "loza/attention/sequence.h"
 
 namespace loza::attention::cuda {
 namespace {
 
-constexpr auto kBad = StatusCode::kBadArgument;
-constexpr auto kUnsupported = StatusCode::kUnsupported;
 constexpr std::int64_t kTailSize = 64;
 
-PrefillKernel choose_kernel(const ForwardParams& params, PrefillOrder order) {
+PrefillKernel choose_prefill_kernel(const ForwardParams& params, PrefillOrder order) {
   const bool is_bf16 = params.dtype == DType::kBF16;
   switch (params.qk_size) {
     case 192:
@@ -28,7 +27,7 @@ PrefillKernel choose_kernel(const ForwardParams& params, PrefillOrder order) {
 
 // ---- checks, each with what it got and what to do ----
 
-Status check_sizes(const ForwardParams& params) {
+Status check_prefill_counts(const ForwardParams& params) {
   if (params.num_sequences < 0 || params.num_heads < 1 || params.num_key_heads < 1 ||
       params.num_heads % params.num_key_heads != 0) {
     return failure(kBad,
@@ -55,7 +54,7 @@ Status check_sizes(const ForwardParams& params) {
   return {};
 }
 
-Status check_pattern(const ForwardParams& params) {
+Status check_prefill_pattern(const ForwardParams& params) {
   const BlockPattern& pattern = params.pattern;
   if (pattern.block_size < 1 || pattern.sink_blocks < 0 || pattern.recent_blocks < 1) {
     return failure(kBad, "cuda prefill: not a pattern: block_size %lld, sink %lld, recent %lld",
@@ -71,11 +70,7 @@ Status check_pattern(const ForwardParams& params) {
   return {};
 }
 
-bool aligned_pointer(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
-}
-
-Status check_memory(const ForwardParams& params, const SharedKeyTail& tail) {
+Status check_prefill_memory(const ForwardParams& params, const SharedKeyTail& tail) {
   const struct {
     const char* name;
     const void* data;
@@ -93,7 +88,7 @@ Status check_memory(const ForwardParams& params, const SharedKeyTail& tail) {
       if (may_be_null) continue;
       return failure(kBad, "cuda prefill: %s is null", name);
     }
-    if (!aligned_pointer(data)) {
+    if (!is_aligned(data)) {
       return failure(kUnsupported, "cuda prefill: %s must lie at a multiple of 16 bytes", name);
     }
     if (token_stride < 0 || head_stride < 0 || token_stride % 8 != 0 || head_stride % 8 != 0) {
@@ -157,7 +152,7 @@ int choose_heads_in_turn(const ForwardParams& params) {
   return static_cast<int>(params.num_heads);
 }
 
-bool fill_args(const ForwardParams& params, const SharedKeyTail& tail, PrefillArgs& args) {
+bool fill_prefill_args(const ForwardParams& params, const SharedKeyTail& tail, PrefillArgs& args) {
   constexpr double kLog2E = 1.4426950408889634;
   args.has_sink_q = params.sink_q.data != nullptr;
   args.has_key_tail = tail.data != nullptr;
@@ -201,8 +196,8 @@ int num_multiprocessors() {
   return std::max(1, count);
 }
 
-cudaError_t launch(const PrefillKernel& kernel, PrefillArgs& args, int num_blocks,
-                   cudaStream_t stream) {
+cudaError_t launch_prefill(const PrefillKernel& kernel, PrefillArgs& args, int num_blocks,
+                           cudaStream_t stream) {
   void* arguments[] = {&args};
   return cudaLaunchKernel(kernel.function, dim3(static_cast<unsigned>(num_blocks)),
                           dim3(static_cast<unsigned>(kernel.num_threads)), arguments,
@@ -211,18 +206,21 @@ cudaError_t launch(const PrefillKernel& kernel, PrefillArgs& args, int num_block
 
 }  // namespace
 
+Status check_sizes(const ForwardParams& params) {
+  const Status status = check_prefill_counts(params);
+  return status.ok() ? check_prefill_pattern(params) : status;
+}
+
 Status check(const ForwardParams& params, const SharedKeyTail& tail) {
-  for (const auto rule : {check_sizes, check_pattern}) {
-    const Status status = rule(params);
-    if (!status.ok()) return status;
-  }
+  const Status status = check_sizes(params);
+  if (!status.ok()) return status;
   if (tail.data != nullptr && params.qk_size != 192) {
     return failure(kUnsupported,
                    "cuda prefill: keys with a shared tail must have 192 elements, got %lld; "
                    "concatenate them",
                    number(params.qk_size));
   }
-  return check_memory(params, tail);
+  return check_prefill_memory(params, tail);
 }
 
 Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStream_t stream,
@@ -236,12 +234,12 @@ Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStrea
                    number(num_queries(params)), number(num_keys(params)));
   }
   PrefillArgs args = {};
-  if (!fill_args(params, tail, args)) {
+  if (!fill_prefill_args(params, tail, args)) {
     return failure(StatusCode::kCudaError,
                    "cuda prefill: the driver made no tensor map of the operands; is there a "
                    "driver?");
   }
-  const PrefillKernel kernel = choose_kernel(params, order);
+  const PrefillKernel kernel = choose_prefill_kernel(params, order);
   cudaError_t error = cudaFuncSetAttribute(
       kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes);
   const int most_blocks = num_multiprocessors();
@@ -253,8 +251,8 @@ Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStrea
       return failure(kUnsupported, "cuda prefill: %lld tiles are too many; split the call",
                      number(work));
     }
-    error = launch(kernel, args, static_cast<int>(std::min<std::int64_t>(work, most_blocks)),
-                   stream);
+    error =
+        launch_prefill(kernel, args, static_cast<int>(std::min<std::int64_t>(work, most_blocks)), stream);
   }
   if (error != cudaSuccess) {
     return failure(StatusCode::kCudaError, "cuda prefill: %s: %s", cudaGetErrorName(error),

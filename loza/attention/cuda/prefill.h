@@ -35,6 +35,9 @@ struct SharedKeyTail {
 // is a multiple of 128; a positive scale. What params.h asks of offsets is the caller's to keep.
 Status check(const ForwardParams& params, const SharedKeyTail& tail = {});
 
+// The same of dtype, sizes, pattern and scale alone, before there are operands.
+Status check_sizes(const ForwardParams& params);
+
 // Launches.
 Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStream_t stream,
                PrefillOrder order = PrefillOrder::kTurns);

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <cstdio>
-
 namespace loza::attention::cuda {
 
 enum class StatusCode {
@@ -21,17 +18,5 @@ struct [[nodiscard]] Status {
 
   bool ok() const { return code == StatusCode::kOk; }
 };
-
-// The message as printf would write it.
-template <typename... Values>
-Status failure(StatusCode code, const char* format, Values... values) {
-  Status status;
-  status.code = code;
-  std::snprintf(status.message, sizeof status.message, format, values...);
-  return status;
-}
-
-// For %lld.
-inline long long number(std::int64_t value) { return static_cast<long long>(value); }
 
 }  // namespace loza::attention::cuda

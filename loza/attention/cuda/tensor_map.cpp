@@ -49,8 +49,8 @@ bool encode(const Geometry<kRank>& geometry, DType dtype, const void* data, CUte
   // a larger promotion fetches are lost before their own box asks for them (8 % of the time of
   // a long decode on an H200).
   constexpr auto kPromotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
-  const auto type = dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                          : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const auto type =
+      dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   return encoder(map, type, kRank, const_cast<void*>(data), geometry.dims, geometry.strides,
                  geometry.box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                  kPromotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
