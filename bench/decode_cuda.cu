@@ -248,7 +248,7 @@ void report(const BenchCase& bench, Bench& run, const DecodePlan& plan) {
   std::fflush(stdout);
 }
 
-std::vector<DecodePlan> plans_to_try(const BenchCase& bench) {
+std::vector<DecodePlan> plans_to_try(const BenchCase& bench, int most_size) {
   std::vector<DecodePlan> plans;
   const std::int64_t tiles = std::max<std::int64_t>(
       1, (bench.heads / bench.key_heads * bench.q_len + 31) / 32 * bench.key_heads);
@@ -259,7 +259,7 @@ std::vector<DecodePlan> plans_to_try(const BenchCase& bench) {
       if (blocks > 264 && size * clusters > 1) continue;
       if (streaming && size * clusters > 16) continue;
       if (blocks < 32 && !(bench.batch == 1 && streaming)) continue;
-      plans.push_back({size, clusters});
+      if (size <= most_size) plans.push_back({size, clusters});
     }
   }
   return plans;
@@ -285,7 +285,8 @@ int main(int argc, char** argv) {
     const DecodePlan best = plan_decode(run.params(0), bench.length);
     report(bench, run, best);
     if (!sweep) continue;
-    for (const DecodePlan& plan : plans_to_try(bench)) report(bench, run, plan);
+    for (const DecodePlan& plan : plans_to_try(bench, most_cluster_size(run.params(0))))
+      report(bench, run, plan);
   }
   return 0;
 }

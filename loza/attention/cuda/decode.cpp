@@ -30,7 +30,8 @@ struct RowTiling {
 
 RowTiling tile_rows(const DecodeParams& params) {
   const int rows = static_cast<int>(params.q_len * params.num_heads / params.num_key_heads);
-  const int num_tiles = (rows + kMostDecodeRows - 1) / kMostDecodeRows;
+  const int most = value_in_key(params) ? kMostDecodeRows : kMostSwapRows;
+  const int num_tiles = (rows + most - 1) / most;
   return {num_tiles, (rows + num_tiles - 1) / num_tiles};
 }
 
@@ -319,14 +320,14 @@ Status check_decode_memory(const DecodeParams& params) {
   return {};
 }
 
-Status check_plan(const DecodePlan& plan) {
+Status check_plan(const DecodePlan& plan, int most_cluster) {
   const int size = plan.cluster_size;
-  if (size < 1 || size > kMostBlocks || plan.num_clusters < 1 ||
+  if (size < 1 || size > most_cluster || plan.num_clusters < 1 ||
       plan.num_clusters > kMostClusters) {
     return failure(kBad,
                    "cuda decode: a plan has 1..%d clusters of 1..%d blocks; got %d of %d; use "
                    "plan_decode",
-                   kMostClusters, kMostBlocks, plan.num_clusters, size);
+                   kMostClusters, most_cluster, plan.num_clusters, size);
   }
   return {};
 }
@@ -343,6 +344,10 @@ Status check(const DecodeParams& params) {
   return status.ok() ? check_decode_memory(params) : status;
 }
 
+int most_cluster_size(const DecodeParams& params) {
+  return choose_decode_kernel(params).most_cluster;
+}
+
 DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
   const DecodeKernel kernel = choose_decode_kernel(params);
   if (allow_shared_memory_and_clusters(kernel) != cudaSuccess) {
@@ -355,7 +360,7 @@ DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
       kPageLen * 2 * (params.qk_size + (value_in_key(params) ? 0 : params.v_size)));
   DecodePlan best;
   double best_us = 1e300;
-  for (int cluster_size = 1; cluster_size <= kMostBlocks && cluster_size <= max_pages;
+  for (int cluster_size = 1; cluster_size <= kernel.most_cluster && cluster_size <= max_pages;
        cluster_size *= 2) {
     const int max_clusters = max_active_clusters(kernel, cluster_size);
     if (max_clusters == 0) continue;
@@ -380,9 +385,9 @@ std::size_t decode_workspace_bytes(const DecodeParams& params, const DecodePlan&
 
 Status decode(const DecodeParams& params, const DecodePlan& plan, void* workspace,
               std::size_t workspace_bytes, cudaStream_t stream, Inputs inputs) {
-  for (const Status& status : {check(params), check_plan(plan)}) {
-    if (!status.ok()) return status;
-  }
+  Status status = check(params);
+  if (status.ok()) status = check_plan(plan, most_cluster_size(params));
+  if (!status.ok()) return status;
   if (params.num_sequences == 0) return {};
   const std::size_t needed = decode_workspace_bytes(params, plan);
   if (workspace_bytes < needed || (needed > 0 && workspace == nullptr)) {

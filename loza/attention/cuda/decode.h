@@ -26,7 +26,7 @@ namespace loza::attention::cuda {
 // plan is the same.
 struct DecodePlan {
   int cluster_size = 1;  // thread blocks that merge through each other's shared memory:
-                         // 1..16
+                         // 1..most_cluster_size()
   int num_clusters = 1;  // clusters a sequence, merged through the workspace: 1..64
 };
 
@@ -39,6 +39,9 @@ Status check(const DecodeParams& params);
 
 // The same of sizes, features and pattern alone, before there are queries and outputs.
 Status check_sizes(const DecodeParams& params);
+
+// The largest cluster that a plan may have. REQUIRES: check(params).ok().
+int most_cluster_size(const DecodeParams& params);
 
 // A good plan for the current device. `max_length` bounds the lengths (a graph replays one
 // plan while they grow). REQUIRES: check(params).ok().

@@ -26,10 +26,11 @@ DecodeCase::Result run(DecodeCase& problem, const DecodePlan& plan) {
 }
 
 // One problem under one plan: right, and the same bits a second time in the used workspace.
-void check_case(const DecodeShape& shape, const DecodePlan& plan, std::int64_t most_rows = 48) {
+void check_case(const DecodeShape& shape, DecodePlan plan, std::int64_t most_rows = 48) {
+  DecodeCase problem(shape);
+  plan.cluster_size = std::min(plan.cluster_size, most_cluster_size(problem.params()));
   SCOPED_TRACE(shape.name() + " plan " + std::to_string(plan.cluster_size) + "x" +
                std::to_string(plan.num_clusters));
-  DecodeCase problem(shape);
   Workspace workspace(problem.params(), plan);
   const auto result = run(problem, plan, workspace);
   EXPECT_EQ(problem.compare(result, most_rows), "");
@@ -71,7 +72,7 @@ TEST(CudaDecode, LatentRandom) {
   const int cases = num_cases(600);
   for (int i = 0; i < cases && !HasFailure(); ++i) {
     DecodeShape shape = draw(random);
-    shape.heads = pick<std::int64_t>(random, {1, 5, 8, 8, 12, 16, 16, 20, 24, 32, 64, 128});
+    shape.heads = pick<std::int64_t>(random, {1, 5, 8, 8, 12, 16, 16, 20, 24, 32, 40, 64, 64, 128});
     check_case(shape, pick(random, kPlans));
   }
   RecordProperty("cases", cases);
@@ -88,6 +89,28 @@ TEST(CudaDecode, GroupedRandom) {
     check_case(shape, pick(random, kPlans));
   }
   RecordProperty("cases", cases);
+}
+
+// More rows than the swap kernel takes.
+TEST(CudaDecode, ManyRows) {
+  for (const auto dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& plan :
+         {DecodePlan{1, 1}, DecodePlan{2, 1}, DecodePlan{7, 1}, DecodePlan{2, 3}}) {
+      for (const std::int64_t heads : {64, 40, 128}) {
+        for (const std::int64_t length : {1, 64, 65, 129, 1024, 1025, 3000}) {
+          DecodeShape shape;
+          shape.dtype = dtype;
+          shape.heads = heads;
+          shape.lengths = {length};
+          check_case(shape, plan);
+          shape.pattern = BlockPattern::full();
+          shape.q_len = 2;
+          check_case(shape, plan);
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
 }
 
 TEST(CudaDecode, EveryHostileLengthAlone) {
@@ -143,9 +166,13 @@ TEST(CudaDecode, ManySequences) {
 
 // The same kernel and plan: every length that the pattern sees whole, bit for bit.
 TEST(CudaDecode, StreamingIsFullUpToExactLength) {
-  for (const auto& plan : {DecodePlan{4, 1}, DecodePlan{8, 1}, DecodePlan{2, 2}}) {
+  for (const auto& [plan, heads] : {std::pair{DecodePlan{4, 1}, 8},
+                                    {DecodePlan{8, 1}, 8},
+                                    {DecodePlan{2, 2}, 8},
+                                    {DecodePlan{2, 1}, 64}}) {
     for (std::int64_t begin = 1; begin <= 1024; begin += 64) {
       DecodeShape shape;
+      shape.heads = heads;
       for (std::int64_t i = 0; i < 64; ++i) shape.lengths.push_back(begin + i);
       DecodeCase streaming(shape);
       const auto result = run(streaming, plan);
@@ -160,7 +187,9 @@ TEST(CudaDecode, ThousandRunsSameBits) {
   shape.heads = 16;
   shape.pattern = BlockPattern::full();
   shape.lengths = {5000, 3000, 129, 1};
-  for (const auto& plan : {DecodePlan{4, 7}, DecodePlan{8, 1}}) {
+  for (const auto& [plan, heads] :
+       {std::pair{DecodePlan{4, 7}, 16}, {DecodePlan{8, 1}, 16}, {DecodePlan{2, 3}, 128}}) {
+    shape.heads = heads;
     DecodeCase problem(shape);
     Workspace workspace(problem.params(), plan);
     const auto result = run(problem, plan, workspace);

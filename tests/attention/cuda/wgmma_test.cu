@@ -161,10 +161,12 @@ TEST(Wgmma, ColumnOperandFp16) { check_widths<fp16, Operand::kColumns>(); }
 TEST(Wgmma, FragmentBf16) {
   check_fragment_product<bf16, 64>();
   check_fragment_product<bf16, 128>();
+  check_fragment_product<bf16, 256>();
 }
 TEST(Wgmma, FragmentFp16) {
   check_fragment_product<fp16, 64>();
   check_fragment_product<fp16, 128>();
+  check_fragment_product<fp16, 256>();
 }
 
 }  // namespace

@@ -229,4 +229,14 @@ __device__ __forceinline__ void store_matrices_transposed(std::uint32_t address,
                : "memory");
 }
 
+// Stores four 8x8 matrices as they are. Lane l holds elements (l/4, 2(l%4)) and its right
+// neighbour of each; lanes 8i..8i+7 give the addresses of the rows of matrix i.
+__device__ __forceinline__ void store_matrices(std::uint32_t address,
+                                               const std::uint32_t (&matrices)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+      : "memory");
+}
+
 }  // namespace loza::attention::cuda::ptx

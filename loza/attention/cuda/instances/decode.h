@@ -8,11 +8,14 @@ struct DecodeKernel {
   int num_threads = 0, shared_bytes = 0;
   int num_rows = 0;       // query rows that a block takes
   int key_box_tiles = 0;  // 64-element sub-tiles of the boxes that k_map copies
+  int most_cluster = 0;   // blocks of a cluster that it can merge
 };
 
-inline constexpr int kMostDecodeRows = 32;
+// Query rows that a block takes: of the swap kernel, and of the rows kernel, which 576/512 has.
+inline constexpr int kMostSwapRows = 32, kMostDecodeRows = 64;
 
-// The kernel for `rows` query rows. REQUIRES: 1 <= rows <= kMostDecodeRows.
+// The kernel for `rows` query rows. REQUIRES: 1 <= rows, at most kMostDecodeRows where there is a
+// rows kernel, else at most kMostSwapRows.
 DecodeKernel decode_bf16_576_512(int rows);
 DecodeKernel decode_bf16_128_128(int rows);
 DecodeKernel decode_bf16_64_64(int rows);

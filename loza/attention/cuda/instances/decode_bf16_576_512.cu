@@ -2,6 +2,8 @@
 
 namespace loza::attention::cuda {
 
-DecodeKernel decode_bf16_576_512(int rows) { return decode_kernel<bf16, 576, 512, true>(rows); }
+DecodeKernel decode_bf16_576_512(int rows) {
+  return rows > kMostSwapRows ? rows_kernel<bf16>() : decode_kernel<bf16, 576, 512, true>(rows);
+}
 
 }  // namespace loza::attention::cuda

@@ -2,6 +2,8 @@
 
 namespace loza::attention::cuda {
 
-DecodeKernel decode_fp16_576_512(int rows) { return decode_kernel<fp16, 576, 512, true>(rows); }
+DecodeKernel decode_fp16_576_512(int rows) {
+  return rows > kMostSwapRows ? rows_kernel<fp16>() : decode_kernel<fp16, 576, 512, true>(rows);
+}
 
 }  // namespace loza::attention::cuda

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const int thread = threadIdx.x % Shape::kWarpgroup;
   if (warpgroup == Shape::kConsumers) {
     if constexpr (Shape::kRows > 16) ptx::shrink_registers<40>();
-    if (thread < 32) produce_pages(args, shared, item, thread);
+    if (thread < 32) produce_pages<Shape>(args, shared, item, thread);
     return;
   }
   if constexpr (Shape::kRows > 16) ptx::grow_registers<232>();
@@ -67,13 +67,13 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const Queries<Shape> queries(args, item, threadIdx.x);
   const SwapWork work = find_work(args, item);
   if (item.cluster >= work.num_clusters) return;
-  store_windows(args, shared, item, work.length, threadIdx.x);
+  store_windows<Shape>(args, shared, item, work.length, threadIdx.x);
   int end = num_pages_by_sink_query(args, work);
   if (end == 0) {
     queries.store(shared, threadIdx.x);
     end = work.pages.size;
   } else {
-    store_sink_queries(args, shared, item, work.length, threadIdx.x);
+    store_sink_queries<Shape>(args, shared, item, work.length, threadIdx.x);
   }
   ptx::fence_async_proxy();
   sync_consumers();
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (end == work.pages.size) break;
     // Past the sink: the other queries, once neither consumer needs the sink's.
     sync_consumers();
-    copy_queries(args, shared, item, threadIdx.x, [&](int) { return queries_of(args); });
+    copy_queries<Shape>(args, shared, item, threadIdx.x, [&](int) { return queries_of(args); });
     ptx::fence_async_proxy();
     sync_consumers();
     end = work.pages.size;
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const Slice slice = slice_of<Shape>(item.cluster_size, item.rank);
   if (item.cluster_size == 1) {
     const OwnResult<Shape> own = {shared};
-    finish(args, shared, item, work, slice, threadIdx.x, own, [] {});
+    finish<Shape>(args, shared.merge, item, work, slice, threadIdx.x, own, [] {});
     return;
   }
   // The blocks of the cluster have made room for each other's results.
@@ -102,8 +102,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   send_slices(shared, item, slice, threadIdx.x);
   const BlockPartials<Shape> blocks = {shared, item.cluster_size, slice.stride};
   ptx::wait(&shared.stats_received, 0);
-  finish(args, shared, item, work, slice, threadIdx.x, blocks,
-         [&] { ptx::wait(&shared.out_received, 0); });
+  finish<Shape>(args, shared.merge, item, work, slice, threadIdx.x, blocks,
+                [&] { ptx::wait(&shared.out_received, 0); });
 }
 
 }  // namespace loza::attention::cuda

@@ -80,7 +80,8 @@ struct QueryChunk {
         static_cast<const Element*>(from.data) + place.token * from.token_stride +
         place.head * from.head_stride + chunk * (kChunkBytes / 2));
   }
-  __device__ __forceinline__ void store(SwapShared<Shape>& shared, const uint4& value) const {
+  template <typename Shared>
+  __device__ __forceinline__ void store(Shared& shared, const uint4& value) const {
     if (row >= Shape::kRows) return;
     *reinterpret_cast<uint4*>(shared.q[chunk / 8] + chunk_offset(row, chunk % 8)) = value;
   }
@@ -98,7 +99,8 @@ struct Queries {
       chunks[round] = QueryChunk<Shape>(round, thread).load(args, item, queries_of(args));
     }
   }
-  __device__ __forceinline__ void store(SwapShared<Shape>& shared, int thread) const {
+  template <typename Shared>
+  __device__ __forceinline__ void store(Shared& shared, int thread) const {
 #pragma unroll
     for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
       QueryChunk<Shape>(round, thread).store(shared, chunks[round]);
@@ -107,8 +109,8 @@ struct Queries {
 };
 
 // The same beside a state that leaves few registers; source(row) is where the row's queries lie.
-template <typename Shape, typename Source>
-__device__ __forceinline__ void copy_queries(const DecodeArgs& args, SwapShared<Shape>& shared,
+template <typename Shape, typename Shared, typename Source>
+__device__ __forceinline__ void copy_queries(const DecodeArgs& args, Shared& shared,
                                              const SwapItem& item, int thread,
                                              const Source& source) {
 #pragma unroll 1
@@ -127,8 +129,8 @@ __device__ __forceinline__ int pos_of(const DecodeArgs& args, const SwapItem& it
 }
 
 // The window of the query of each row.
-template <typename Shape>
-__device__ __forceinline__ void store_windows(const DecodeArgs& args, SwapShared<Shape>& shared,
+template <typename Shape, typename Shared>
+__device__ __forceinline__ void store_windows(const DecodeArgs& args, Shared& shared,
                                               const SwapItem& item, int length, int thread) {
   if (thread >= Shape::kRows) return;
   const int pos = pos_of(args, item, length, thread);
@@ -145,16 +147,15 @@ __device__ __forceinline__ int num_pages_by_sink_query(const DecodeArgs& args,
 }
 
 // The queries that score the sink: a row that sees it apart from its recent keys has one for it.
-template <typename Shape>
-__device__ __forceinline__ void store_sink_queries(const DecodeArgs& args,
-                                                   SwapShared<Shape>& shared, const SwapItem& item,
-                                                   int length, int thread) {
+template <typename Shape, typename Shared>
+__device__ __forceinline__ void store_sink_queries(const DecodeArgs& args, Shared& shared,
+                                                   const SwapItem& item, int length, int thread) {
   const auto source = [&](int row) {
     const int pos = pos_of(args, item, length, row);
     const bool sees_apart = pos >= 0 && args.pattern.recent_begin(pos) > 0;
     return sees_apart ? sink_queries_of(args) : queries_of(args);
   };
-  copy_queries(args, shared, item, thread, source);
+  copy_queries<Shape>(args, shared, item, thread, source);
 }
 
 // S^T [64 keys, kRows] = K Q^T, part by part as the page arrives.

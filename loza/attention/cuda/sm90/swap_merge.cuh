@@ -415,11 +415,10 @@ __device__ __forceinline__ bool is_last_cluster(const DecodeArgs& args, const Sw
 // Merges the block's slice of `source`, in shared memory, to the result, or by way of the
 // workspace if the item has several clusters.
 template <typename Shape, typename Source, typename AwaitOuts>
-__device__ __forceinline__ void finish(const DecodeArgs& args, SwapShared<Shape>& shared,
+__device__ __forceinline__ void finish(const DecodeArgs& args, MergeScratch<Shape::kRows>& scratch,
                                        const SwapItem& item, const SwapWork& work,
                                        const Slice& slice, int thread, const Source& source,
                                        const AwaitOuts& await_outs) {
-  auto& scratch = shared.merge;
   const ResultSlice<Shape> result = {args, item, slice.begin};
   const auto put_lse = [&](int row, float2 total) { result.put_lse(row, total); };
   const auto put_out = [&](int row, int column, const auto& out) {

@@ -5,9 +5,9 @@
 // The producer of the swap kernel, one warp: copies the visible pages into the ring of stages.
 namespace loza::attention::cuda {
 
-template <typename Shape>
-__device__ __forceinline__ void request_page(const DecodeArgs& args, SwapShared<Shape>& shared,
-                                             int key_head, int stage, int use, int page) {
+template <typename Shape, typename Shared>
+__device__ __forceinline__ void request_page(const DecodeArgs& args, Shared& shared, int key_head,
+                                             int stage, int use, int page) {
   std::uint8_t* destination = shared.pages[stage];
   auto& full = shared.full[use % 2][stage];
 #pragma unroll
@@ -34,8 +34,8 @@ __device__ __forceinline__ int table_slot(const DecodeArgs& args, const SwapWork
 
 // Lane i of the warp looks up page i of every 32; lane 0 requests them in turn. A table of a
 // streaming module, at most 32 entries, is read whole while the length is still on its way.
-template <typename Shape>
-__device__ __forceinline__ void produce_pages(const DecodeArgs& args, SwapShared<Shape>& shared,
+template <typename Shape, typename Shared>
+__device__ __forceinline__ void produce_pages(const DecodeArgs& args, Shared& shared,
                                               const SwapItem& item, int lane) {
   if (!args.stable_prefix) ptx::wait_for_previous_kernel();
   const std::int32_t* table = args.page_table + item.sequence * args.table_stride;
@@ -59,7 +59,7 @@ __device__ __forceinline__ void produce_pages(const DecodeArgs& args, SwapShared
           ptx::wait_for_previous_kernel();
         }
         ptx::wait(&shared.empty[stage], use % 2 ^ 1);
-        request_page(args, shared, item.key_head, stage, use, next_page);
+        request_page<Shape>(args, shared, item.key_head, stage, use, next_page);
       }
       if (++stage == Shape::kStages) {
         stage = 0;

@@ -1,0 +1,303 @@
+#pragma once
+
+#include "loza/attention/cuda/sm90/rows_shape.cuh"
+#include "loza/attention/cuda/sm90/swap_consumer.cuh"
+
+// The consumers of the rows kernel: two warpgroups that share 64 query rows and every page.
+// Each holds one half of the output elements.
+namespace loza::attention::cuda {
+
+// A page of the block's share.
+struct RowsPage {
+  int begin, stage, use;
+};
+
+template <typename Shape>
+struct RowsConsumer {
+  using Element = typename Shape::Element;
+  static constexpr int kKeyGroups = kPageLen / 8;
+  using Scores = float[kPageLen / 2];
+  using Fragments = std::uint32_t[kStepsPerSubTile][4];
+  using Factors = float[2];
+
+  const DecodeArgs& args;
+  RowsShared<Shape>& shared;
+  const SwapWork& work;
+  const ConsumerThread self;
+  int newest_recent;
+  float out[Shape::kColumns / 2];
+  float max[2];  // the reference that exponents are relative to, in log2: the same in both
+  float sum[2];  // of the keys that this thread has exponentiated
+
+  __device__ __forceinline__ RowsConsumer(const DecodeArgs& args, RowsShared<Shape>& shared,
+                                          const SwapWork& work, const ConsumerThread& self)
+      : args(args), shared(shared), work(work), self(self) {
+    newest_recent = work.length > 0 ? args.pattern.recent_begin(work.length - 1) : 0;
+#pragma unroll
+    for (float& value : out) value = 0;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      max[half] = kNoMax;
+      sum[half] = 0;
+    }
+  }
+
+  // Query rows and keys of the thread's fragments.
+  __device__ __forceinline__ int row(int half) const {
+    return 16 * self.warp + self.lane / 4 + 8 * half;
+  }
+  __device__ __forceinline__ int column(int group, int e) const {
+    return 8 * group + 2 * (self.lane % 4) + e;
+  }
+  static __device__ __forceinline__ constexpr int index(int group, int half, int e) {
+    return 4 * group + 2 * half + e;
+  }
+
+  __device__ __forceinline__ RowsPage page(int i) const {
+    return {work.visible.page(work.pages.begin + i) * kPageLen, i % Shape::kStages,
+            i / Shape::kStages};
+  }
+  __device__ __forceinline__ void await_part(const RowsPage& page, int part) {
+    ptx::wait(&shared.full[page.use % 2][page.stage][part], page.use / 2 % 2);
+  }
+  __device__ __forceinline__ void release(const RowsPage& page) {
+    if (self.lane == 0) ptx::arrive(&shared.empty[page.stage]);
+  }
+
+  // ---- the page's owner: from scores to P ----
+
+  // S [64, 64 keys] = Q K^T, in log2, hidden keys at -inf.
+  __device__ __forceinline__ void score(const RowsPage& page, Scores& scores) {
+    const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.pages[page.stage]));
+    const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
+#pragma unroll
+    for (int part = 0; part < Shape::kKeyParts; ++part) {
+      await_part(page, part);
+      wgmma_begin();
+#pragma unroll
+      for (int t = part * Shape::kTilesPerKeyPart; t < (part + 1) * Shape::kTilesPerKeyPart; ++t) {
+#pragma unroll
+        for (int step = 0; step < kStepsPerSubTile; ++step) {
+          const int offset = step * kRowOperandStep;
+          wgmma<Element, Operand::kRows>(scores, queries + (t * Shape::kQSubTileBytes + offset),
+                                         keys + (t * Shape::kSubTileBytes + offset), t + step > 0);
+        }
+      }
+    }
+    wgmma_commit();
+    wgmma_finish(scores);
+#pragma unroll
+    for (float& value : scores) value *= args.scale_log2;
+    if (needs_mask(args, work, page.begin, newest_recent)) mask(page, scores);
+  }
+
+  __device__ __forceinline__ void mask(const RowsPage& page, Scores& scores) const {
+    const int sink_len = args.pattern.sink_len();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int pos = shared.row_pos[row(half)], recent = shared.row_recent[row(half)];
+#pragma unroll
+      for (int group = 0; group < kKeyGroups; ++group) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = page.begin + column(group, e);
+          const bool visible = key <= pos && (key < sink_len || key >= recent);
+          if (!visible) scores[index(group, half, e)] = -INFINITY;
+        }
+      }
+    }
+  }
+
+  // P = exp2(S - max) in registers and, for the other consumer, in shared memory, with the
+  // reference that it is relative to. `factors` bring earlier results to that reference.
+  __device__ __forceinline__ void publish(const RowsPage& page, Scores& scores, Fragments& p,
+                                          Factors& factors) {
+    constexpr float kLag = 8;  // as in the swap kernel
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int group = 0; group < kKeyGroups; ++group) {
+        most = fmaxf(most, fmaxf(scores[index(group, half, 0)], scores[index(group, half, 1)]));
+      }
+      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 2));
+      move_max(half, most > max[half] + kLag ? most : max[half], factors);
+      if (self.lane % 4 == 0) shared.page_max[page.stage][row(half)] = max[half];
+    }
+#pragma unroll
+    for (int group = 0; group < kKeyGroups; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float values[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          values[e] = ptx::exp2(scores[index(group, half, e)] - max[half]);
+          sum[half] += values[e];
+        }
+        p[group / 2][group % 2 * 2 + half] = pack<Element>(values[0], values[1]);
+      }
+    }
+    std::uint8_t* const bytes = shared.pages[page.stage];
+    if (page.begin + kPageLen > work.length) {
+      clear_values<Shape>(bytes, work.length - page.begin, self.thread);
+      ptx::fence_async_proxy();
+    }
+    // All warps are done with the keys, whose place P takes.
+    ptx::sync(self.barrier(), Shape::kWarpgroup);
+    const std::uint32_t tile = ptx::shared_address(bytes + Shape::kPTile * Shape::kSubTileBytes);
+    const int p_row = 16 * self.warp + self.lane % 16;
+#pragma unroll
+    for (int step = 0; step < kStepsPerSubTile; ++step) {
+      ptx::store_matrices(tile + chunk_offset(p_row, 2 * step + self.lane / 16), p[step]);
+    }
+    ptx::fence_async_proxy();
+    ptx::arrive_at(kPReady0 + page.stage, kConsumerThreads);
+  }
+
+  __device__ __forceinline__ void move_max(int half, float to, Factors& factors) {
+    factors[half] = ptx::exp2(max[half] - to);
+    sum[half] *= factors[half];
+    max[half] = to;
+  }
+
+  // The other consumer's page: its P is there; takes over its reference.
+  __device__ __forceinline__ void adopt(const RowsPage& page, Factors& factors) {
+    ptx::sync(kPReady0 + page.stage, kConsumerThreads);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      move_max(half, shared.page_max[page.stage][row(half)], factors);
+    }
+  }
+
+  // ---- O += P V, this consumer's half ----
+
+  __device__ __forceinline__ void rescale(const Factors& factors) {
+    if (!__any_sync(0xFFFFFFFF, factors[0] != 1 || factors[1] != 1)) return;
+#pragma unroll
+    for (int group = 0; group < Shape::kColumns / 8; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) out[index(group, half, e)] *= factors[half];
+      }
+    }
+  }
+
+  __device__ __forceinline__ Descriptor values_of(const RowsPage& page) const {
+    const int first_tile = self.consumer * (Shape::kVTiles / Shape::kConsumers);
+    return sub_tile_descriptor(
+        ptx::shared_address(shared.pages[page.stage] + first_tile * Shape::kSubTileBytes),
+        Shape::kSubTileBytes);
+  }
+
+  __device__ __forceinline__ void add_own(const RowsPage& page, const Fragments& p,
+                                          const Factors& factors) {
+    rescale(factors);
+    const Descriptor values = values_of(page);
+    wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < kStepsPerSubTile; ++step) {
+      wgmma_of_fragment<Element>(out, p[step], values + step * kColumnOperandStep, true);
+    }
+    wgmma_commit();
+    wgmma_finish(out);
+    release(page);
+  }
+
+  __device__ __forceinline__ void begin_add_other(const RowsPage& page, const Factors& factors) {
+    rescale(factors);
+#pragma unroll
+    for (int part = 0; part < Shape::kKeyParts; ++part) await_part(page, part);
+    const Descriptor values = values_of(page);
+    const Descriptor p = sub_tile_descriptor(
+        ptx::shared_address(shared.pages[page.stage] + Shape::kPTile * Shape::kSubTileBytes));
+    wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < kStepsPerSubTile; ++step) {
+      wgmma<Element, Operand::kRows, Operand::kColumns>(out, p + step * kRowOperandStep,
+                                                        values + step * kColumnOperandStep, true);
+    }
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void end_add_other(const RowsPage& page) {
+    wgmma_finish(out);
+    release(page);
+  }
+
+  // ---- pages in pairs: consumer 0 owns the first of a pair, consumer 1 the second ----
+
+  __device__ __forceinline__ void attend_as_first(int i, int end) {
+    Scores scores;
+    Fragments p;
+    Factors factors;
+    const RowsPage own = page(i);
+    score(own, scores);
+    publish(own, scores, p, factors);
+    add_own(own, p, factors);
+    if (i + 1 == end) return;
+    const RowsPage other = page(i + 1);
+    adopt(other, factors);
+    begin_add_other(other, factors);
+    end_add_other(other);
+  }
+
+  __device__ __forceinline__ void attend_as_second(int i, int end) {
+    Factors factors;
+    const RowsPage other = page(i);
+    if (i + 1 == end) {
+      adopt(other, factors);
+      begin_add_other(other, factors);
+      end_add_other(other);
+      return;
+    }
+    Scores scores;
+    Fragments p;
+    const RowsPage own = page(i + 1);
+    score(own, scores);
+    adopt(other, factors);
+    begin_add_other(other, factors);
+    publish(own, scores, p, factors);
+    end_add_other(other);
+    add_own(own, p, factors);
+  }
+
+  // Pages [begin, end) of the share.
+  __device__ __forceinline__ void attend(int begin, int end) {
+    if (self.consumer == 0) {
+      for (int i = begin; i < end; i += 2) attend_as_first(i, end);
+    } else {
+      for (int i = begin; i < end; i += 2) attend_as_second(i, end);
+    }
+  }
+
+  // ---- the end of a block ----
+
+  __device__ __forceinline__ void share_stats() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = sum[half];
+      total += __shfl_xor_sync(0xFFFFFFFF, total, 1);
+      total += __shfl_xor_sync(0xFFFFFFFF, total, 2);
+      if (self.lane % 4 == 0) {
+        shared.sum[self.consumer][row(half)] = total;
+        if (self.consumer == 0) shared.max[row(half)] = max[half];
+      }
+    }
+  }
+
+  // put(row, output element, its value and its right neighbour's) for all of the thread.
+  template <typename Put>
+  __device__ __forceinline__ void visit_outs(const Put& put) const {
+#pragma unroll
+    for (int group = 0; group < Shape::kColumns / 8; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        put(row(half), self.consumer * Shape::kColumns + column(group, 0),
+            float2{out[index(group, half, 0)], out[index(group, half, 1)]});
+      }
+    }
+  }
+};
+
+}  // namespace loza::attention::cuda
