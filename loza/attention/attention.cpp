@@ -139,4 +139,22 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
                                  attend);
 }
 
+std::pair<at::Tensor, at::Tensor> merge(const at::Tensor& out_a, const at::Tensor& lse_a,
+                                        const at::Tensor& out_b, const at::Tensor& lse_b) {
+  LOZA_CHECK(out_a.dim() == 3 && out_a.sizes() == out_b.sizes() &&
+                 out_a.scalar_type() == out_b.scalar_type(),
+             c10::str(out_a.sizes()), c10::str(out_b.sizes()));
+  LOZA_CHECK(lse_a.sizes() == out_a.sizes().slice(0, 2) && lse_b.sizes() == lse_a.sizes() &&
+                 lse_a.scalar_type() == at::kFloat && lse_b.scalar_type() == at::kFloat,
+             c10::str(lse_a.sizes()), c10::str(lse_b.sizes()));
+  const at::NoGradGuard no_grad;
+  if (on_hopper::check_merge(out_a).ok()) return on_hopper::merge(out_a, lse_a, out_b, lse_b);
+  const at::Tensor lse = at::logaddexp(lse_a, lse_b);
+  const auto share = [&](const at::Tensor& out, const at::Tensor& part_lse) {
+    const at::Tensor weight = at::exp(part_lse - lse).unsqueeze(-1);
+    return at::where(part_lse.isneginf().unsqueeze(-1), 0.0f, out * weight);
+  };
+  return {(share(out_a, lse_a) + share(out_b, lse_b)).to(out_a.scalar_type()), lse};
+}
+
 }  // namespace loza::attention

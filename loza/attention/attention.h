@@ -55,4 +55,9 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);
 
+// Two attentions of the same queries over different keys, as one: out [T, H, V] and lse [T, H] fp32
+// of each. A part that saw nothing (lse -inf) adds nothing. No gradients.
+std::pair<at::Tensor, at::Tensor> merge(const at::Tensor& out_a, const at::Tensor& lse_a,
+                                        const at::Tensor& out_b, const at::Tensor& lse_b);
+
 }  // namespace loza::attention

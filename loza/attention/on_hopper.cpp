@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "loza/attention/cuda/decode.h"
+#include "loza/attention/cuda/merge.h"
 #include "loza/attention/cuda/prefill.h"
 #include "loza/attention/cuda/refusal.h"
 #include "loza/base/check.h"
@@ -200,6 +201,27 @@ cuda::Status check_paged(const Queries& queries, const PagedKvView& kv, std::int
 at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale) {
+  const c10::cuda::CUDAGuard guard(queries.q.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  thread_local RecentUploads uploads;
+  PagedKvView on_device = kv;
+  std::int64_t longest = 1;
+  if (num_sequences > 0) {
+    on_device.lengths = uploads.on_device(kv.lengths, num_sequences, stream);
+    on_device.page_table =
+        uploads.on_device(kv.page_table, num_sequences * kv.table_stride, stream);
+    longest = *std::max_element(kv.lengths, kv.lengths + num_sequences);
+  }
+  // One plan while lengths grow to the next power of two.
+  const auto max_length = std::bit_ceil(static_cast<std::uint64_t>(longest));
+  return attend_paged_on_device(queries, on_device, num_sequences, num_key_heads, v_size, pattern,
+                                scale, static_cast<std::int64_t>(max_length));
+}
+
+at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
+                                  std::int64_t num_sequences, std::int64_t num_key_heads,
+                                  std::int64_t v_size, const BlockPattern& pattern, double scale,
+                                  std::int64_t max_length) {
   const at::NoGradGuard no_grad;
   const c10::cuda::CUDAGuard guard(queries.q.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
@@ -207,24 +229,46 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
   const at::Tensor sink_q = queries.sink_q.defined() ? aligned(queries.sink_q) : at::Tensor();
   const at::Tensor out = at::empty({q.size(0), q.size(1), v_size}, q.options());
   if (num_sequences == 0) return out;
-  thread_local RecentUploads uploads;
   thread_local DecodeWorkspaces workspaces;
   DecodeParams params =
       decode_params(queries, kv, num_sequences, num_key_heads, v_size, pattern, scale);
   params.q = view_of_heads(q);
   params.sink_q = view_of_heads(sink_q);
   params.out = view_of_heads(out);
-  params.kv.lengths = uploads.on_device(kv.lengths, num_sequences, stream);
-  params.kv.page_table = uploads.on_device(kv.page_table, num_sequences * kv.table_stride, stream);
-  // One plan while lengths grow to the next power of two.
-  const auto longest =
-      static_cast<std::uint64_t>(*std::max_element(kv.lengths, kv.lengths + num_sequences));
-  const cuda::DecodePlan plan =
-      cuda::plan_decode(params, static_cast<std::int64_t>(std::bit_ceil(longest)));
+  const cuda::DecodePlan plan = cuda::plan_decode(params, max_length);
   const at::Tensor& workspace = workspaces.get(params, plan, stream);
   expect_ok(cuda::decode(params, plan, workspace.data_ptr(),
                          static_cast<std::size_t>(workspace.numel()), stream));
   return out;
+}
+
+cuda::Status check_merge(const at::Tensor& out) {
+  const cuda::Status status = check_device(out);
+  if (status.ok() && out.size(2) % 8 != 0) {
+    return cuda::failure(cuda::kUnsupported, "cuda merge: V must be a multiple of 8, got %lld",
+                         cuda::number(out.size(2)));
+  }
+  return status;
+}
+
+std::pair<at::Tensor, at::Tensor> merge(const at::Tensor& out_a, const at::Tensor& lse_a,
+                                        const at::Tensor& out_b, const at::Tensor& lse_b) {
+  const at::NoGradGuard no_grad;
+  const c10::cuda::CUDAGuard guard(out_a.device());
+  const at::Tensor a = aligned(out_a), b = aligned(out_b);
+  const at::Tensor lse_of_a = lse_a.contiguous(), lse_of_b = lse_b.contiguous();
+  const at::Tensor out = at::empty(a.sizes(), a.options()), lse = at::empty_like(lse_of_a);
+  cuda::MergeParams params;
+  params.dtype = dtype_of(a.scalar_type());
+  params.num_tokens = a.size(0);
+  params.num_heads = a.size(1);
+  params.v_size = a.size(2);
+  params.a = {view_of_heads(a), lse_of_a.data_ptr<float>()};
+  params.b = {view_of_heads(b), lse_of_b.data_ptr<float>()};
+  params.out = view_of_heads(out);
+  params.lse = lse.data_ptr<float>();
+  expect_ok(cuda::merge(params, c10::cuda::getCurrentCUDAStream()));
+  return {out, lse};
 }
 
 }  // namespace loza::attention::on_hopper

@@ -30,4 +30,18 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);
 
+// The same with the table and the lengths on the device too, and nothing read from there: a call
+// that a CUDA graph can capture. `max_length` bounds the lengths.
+at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
+                                  std::int64_t num_sequences, std::int64_t num_key_heads,
+                                  std::int64_t v_size, const BlockPattern& pattern, double scale,
+                                  std::int64_t max_length);
+
+// Whether merge() takes outputs like `out` [T, H, V].
+cuda::Status check_merge(const at::Tensor& out);
+
+// As attention::merge. REQUIRES: check_merge(out_a).ok(), and the same sizes and dtypes of both.
+std::pair<at::Tensor, at::Tensor> merge(const at::Tensor& out_a, const at::Tensor& lse_a,
+                                        const at::Tensor& out_b, const at::Tensor& lse_b);
+
 }  // namespace loza::attention::on_hopper

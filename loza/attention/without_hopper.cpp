@@ -36,4 +36,18 @@ at::Tensor attend_paged(const Queries&, const PagedKvView&, std::int64_t, std::i
   return {};
 }
 
+at::Tensor attend_paged_on_device(const Queries&, const PagedKvView&, std::int64_t, std::int64_t,
+                                  std::int64_t, const BlockPattern&, double, std::int64_t) {
+  LOZA_CHECK(false, not_built().message);
+  return {};
+}
+
+cuda::Status check_merge(const at::Tensor&) { return not_built(); }
+
+std::pair<at::Tensor, at::Tensor> merge(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                        const at::Tensor&) {
+  LOZA_CHECK(false, not_built().message);
+  return {};
+}
+
 }  // namespace loza::attention::on_hopper
