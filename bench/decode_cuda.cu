@@ -4,6 +4,8 @@
 //   decode_cuda                  the cases of the table, each under its default plan
 //   decode_cuda --sweep          each case under many plans
 //   decode_cuda --only=TEXT      cases whose name contains TEXT
+//   decode_cuda --hot-queries    the same queries for every module: as found in the L2 where the
+//                                preceding kernel has just written them
 //
 // A case is checked against the definition in fp64 before it is timed.
 #include <algorithm>
@@ -68,7 +70,7 @@ __global__ void fill_random(bf16* data, std::int64_t size, std::uint64_t seed) {
 // Modules of a step: each its own pages, queries and outputs; lengths and tables are shared.
 class Bench {
  public:
-  explicit Bench(const BenchCase& bench) : bench_(bench) {
+  Bench(const BenchCase& bench, bool hot_queries) : bench_(bench), hot_queries_(hot_queries) {
     const std::int64_t b = bench.batch;
     row_size_ = bench.qk_size == 576 ? 576 : bench.key_heads * (bench.qk_size + bench.v_size);
     visible_ = num_visible_keys(bench.pattern, bench.length - 1);
@@ -116,7 +118,7 @@ class Bench {
     params.v_size = bench_.v_size;
     params.pattern = bench_.pattern;
     params.scale = 1 / std::sqrt(192.0);
-    params.q = {q_.data() + module * tokens() * bench_.heads * bench_.qk_size,
+    params.q = {q_.data() + (hot_queries_ ? 0 : module) * tokens() * bench_.heads * bench_.qk_size,
                 bench_.heads * bench_.qk_size, bench_.qk_size};
     params.out = {out_.data() + module * tokens() * bench_.heads * bench_.v_size,
                   bench_.heads * bench_.v_size, bench_.v_size};
@@ -225,6 +227,7 @@ class Bench {
   }
 
   BenchCase bench_;
+  bool hot_queries_;
   std::int64_t row_size_, visible_, pages_per_sequence_, num_pages_, page_size_;
   std::int64_t num_modules_, num_pools_;
   DeviceArray<bf16> pool_, q_, out_;
@@ -266,10 +269,11 @@ std::vector<DecodePlan> plans_to_try(const BenchCase& bench, int most_size) {
 }
 
 int main(int argc, char** argv) {
-  bool sweep = false;
+  bool sweep = false, hot_queries = false;
   std::string only;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--sweep") == 0) sweep = true;
+    if (std::strcmp(argv[i], "--hot-queries") == 0) hot_queries = true;
     if (std::strncmp(argv[i], "--only=", 7) == 0) only = argv[i] + 7;
   }
   cudaDeviceProp device;
@@ -281,7 +285,7 @@ int main(int argc, char** argv) {
       "|\n");
   for (const BenchCase& bench : kCases) {
     if (std::string(bench.name).find(only) == std::string::npos) continue;
-    Bench run(bench);
+    Bench run(bench, hot_queries);
     const DecodePlan best = plan_decode(run.params(0), bench.length);
     report(bench, run, best);
     if (!sweep) continue;

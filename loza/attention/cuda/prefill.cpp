@@ -251,8 +251,8 @@ Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStrea
       return failure(kUnsupported, "cuda prefill: %lld tiles are too many; split the call",
                      number(work));
     }
-    error =
-        launch_prefill(kernel, args, static_cast<int>(std::min<std::int64_t>(work, most_blocks)), stream);
+    error = launch_prefill(kernel, args,
+                           static_cast<int>(std::min<std::int64_t>(work, most_blocks)), stream);
   }
   if (error != cudaSuccess) {
     return failure(StatusCode::kCudaError, "cuda prefill: %s: %s", cudaGetErrorName(error),
