@@ -86,6 +86,7 @@ struct PrefillConsumer {
   __device__ __forceinline__ void begin_values(const Fragments& p) {
     const Descriptor values =
         sub_tile_descriptor(ptx::shared_address(shared.v[v.stage]), Shape::kSubTileBytes);
+    await_values();
     wgmma_begin();
 #pragma unroll
     for (int step = 0; step < kValueSteps; ++step) {
@@ -187,6 +188,12 @@ struct PrefillConsumer {
     }
   }
 
+  // P is computed here, beside the products in flight: not after the wait for them that follows.
+  __device__ __forceinline__ void settle(Scores128& scores) const {
+#pragma unroll
+    for (float& score : scores) asm volatile("" : "+f"(score)::"memory");
+  }
+
   // P rounded to elements. Not before the product that reads the last P is done: the compiler would
   // use the same registers and serialise the products.
   __device__ __forceinline__ void round(const Scores128& scores, Fragments& p) const {
@@ -227,9 +234,11 @@ struct PrefillConsumer {
     mask_future(scores);
     exponentiate(scores, factors);
     round(scores, p);
-    await_values();
     const int num_keys = args.sequences[tile.sequence].end_pos - tile.begin_pos();
-    if (num_keys < kTileLen) clear_values(num_keys);
+    if (num_keys < kTileLen) {
+      await_values();
+      clear_values(num_keys);
+    }
   }
 
   __device__ __forceinline__ void finish_values(const Fragments& p) {
@@ -250,7 +259,6 @@ struct PrefillConsumer {
       exponentiate(scores, factors);
       round(scores, p);
       rescale(factors);
-      await_values();
     }
     finish_values(p);
   }
@@ -263,12 +271,12 @@ struct PrefillConsumer {
       if (changes_queries(tile, i)) await_queries();
       if constexpr (kTurns) ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
       begin_scores(scores);
-      await_values();
       begin_values(p);
       if constexpr (kTurns) ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
       wgmma_finish<1>(scores);
       end_scores(tile, i);
       exponentiate(scores, factors);
+      settle(scores);
       wgmma_finish(state.out);
       release_values();
       rescale(factors);
