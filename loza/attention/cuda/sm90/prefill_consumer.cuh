@@ -188,10 +188,10 @@ struct PrefillConsumer {
     }
   }
 
-  // P is computed here, beside the products in flight: not after the wait for them that follows.
-  __device__ __forceinline__ void settle(Scores128& scores) const {
-#pragma unroll
-    for (float& score : scores) asm volatile("" : "+f"(score)::"memory");
+  // P is computed here, beside the products in flight: the compiler would wait for those first. A
+  // branch on what depends on all of P holds it back; a sum of exponentials is never negative.
+  __device__ __forceinline__ void settle_exponentials() const {
+    if (state.sum[0] + state.sum[1] < 0) __trap();
   }
 
   // P rounded to elements. Not before the product that reads the last P is done: the compiler would
@@ -276,7 +276,7 @@ struct PrefillConsumer {
       wgmma_finish<1>(scores);
       end_scores(tile, i);
       exponentiate(scores, factors);
-      settle(scores);
+      settle_exponentials();
       wgmma_finish(state.out);
       release_values();
       rescale(factors);
