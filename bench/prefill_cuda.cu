@@ -79,10 +79,9 @@ class Bench {
 
   std::int64_t key_size() const { return bench_.qk_size - (bench_.shared_tail ? 64 : 0); }
   double bytes() const {
-    const std::int64_t row = bench_.heads * (bench_.qk_size * (bench_.sink_queries ? 2 : 1) +
-                                             bench_.v_size) +
-                             bench_.key_heads * (key_size() + bench_.v_size) +
-                             (bench_.shared_tail ? 64 : 0);
+    const std::int64_t row =
+        bench_.heads * (bench_.qk_size * (bench_.sink_queries ? 2 : 1) + bench_.v_size) +
+        bench_.key_heads * (key_size() + bench_.v_size) + (bench_.shared_tail ? 64 : 0);
     return 2.0 * static_cast<double>(bench_.tokens * row);
   }
   double flops() const {
@@ -123,8 +122,8 @@ class Bench {
       for (std::int64_t d = 0; d < v; ++d) {
         const double error = std::fabs(static_cast<float>(got[d]) - want[i * v + d]);
         if (std::isnan(error)) return INFINITY;
-        worst = std::max(worst, error / bounds.of_out(want[i * v + d], sizes[i * v + d],
-                                                      score_sizes[i]));
+        worst = std::max(worst,
+                         error / bounds.of_out(want[i * v + d], sizes[i * v + d], score_sizes[i]));
       }
     }
     return worst;
@@ -270,8 +269,8 @@ int main(int argc, char** argv) {
   }
   cudaDeviceProp device;
   LOZA_CUDA_CHECK(cudaGetDeviceProperties(&device, 0));
-  std::printf("%s, %d SMs; floor: %.0f TF or %.2f TB/s\n", device.name,
-              device.multiProcessorCount, kFlopsPerMs / 1e9, kBytesPerMs / 1e9);
+  std::printf("%s, %d SMs; floor: %.0f TF or %.2f TB/s\n", device.name, device.multiProcessorCount,
+              kFlopsPerMs / 1e9, kBytesPerMs / 1e9);
   if (growth) {
     report_growth();
     return 0;
