@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "loza/attention/on_hopper.h"
 #include "loza/attention/reference/torch_ops.h"
 #include "loza/attention/reference/visible.h"
 #include "tests/attention/paged_view.h"
@@ -213,6 +214,48 @@ TEST(Door, PagedKernelsAndTorchOperationsAgree) {
       ++loza::testing::case_count();
     }
   }
+}
+
+// The last queries over all keys, and over the keys before them and their own apart.
+TEST(Door, MergedPartsAreTheWhole) {
+  const std::int64_t num_past = 70, num_new = 30, all = num_past + num_new;
+  const BlockPattern full = BlockPattern::full();
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const Inputs in = inputs_of({dtype, full, {num_new}, {all}, 4, 2, 16, 24});
+    const auto [out, lse] = attend_with_lse(in.q, in.k, in.v, in.sequences, full, 0.3);
+    Sequences own = Sequences::whole({0, num_new});
+    const auto [own_out, own_lse] =
+        attend_with_lse(in.q, in.k.slice(0, num_past), in.v.slice(0, num_past), own, full, 0.3);
+    // A sequence for each query, which so sees all of the past.
+    Sequences alone;
+    for (std::int64_t i = 0; i <= num_new; ++i) {
+      alone.q_offsets.push_back(i);
+      alone.k_offsets.push_back(i * num_past);
+    }
+    const auto repeated = [&](const at::Tensor& x) {
+      return x.slice(0, 0, num_past).repeat({num_new, 1, 1});
+    };
+    const auto [past_out, past_lse] =
+        attend_with_lse(in.q, repeated(in.k), repeated(in.v), alone, full, 0.3);
+    const auto [merged, merged_lse] = merge(past_out, past_lse, own_out, own_lse);
+    EXPECT_LE((merged - out).abs().max().item<double>(), dtype == at::kFloat ? 1e-5 : 3e-2);
+    EXPECT_LE((merged_lse - lse).abs().max().item<double>(), 1e-3);
+    const at::Tensor nothing = at::full_like(out, NAN), none = at::full_like(lse, -INFINITY);
+    const auto [same, same_lse] = merge(nothing, none, out, lse);
+    EXPECT_TRUE(same.equal(out) && same_lse.equal(lse));
+    const auto [empty, empty_lse] = merge(nothing, none, nothing, none);
+    EXPECT_TRUE(empty.eq(0).all().item<bool>() && empty_lse.equal(none));
+    ++loza::testing::case_count();
+  }
+}
+
+TEST(Door, HopperKernelsSayWhyTheyRefuse) {
+  const at::Tensor x = torch::zeros({1, 1, 64});
+  EXPECT_NE(std::string(on_hopper::check(x, x, x, BlockPattern{}, 1).message), "");
+  EXPECT_NE(
+      std::string(on_hopper::check_paged(x, PagedKvView{}, 1, 1, 64, BlockPattern{}, 1).message),
+      "");
+  EXPECT_FALSE(on_hopper::check_merge(x).ok());
 }
 
 TEST(Door, WrongCallsAreRefused) {
