@@ -23,12 +23,12 @@ void launch(PrefillCase& problem, PrefillOrder order) {
   LOZA_CUDA_CHECK(cudaDeviceSynchronize());
 }
 
-PrefillCase::Result run(PrefillCase& problem, PrefillOrder order = PrefillOrder::kTurns) {
+PrefillCase::Result run(PrefillCase& problem, PrefillOrder order = kTrustedOrder) {
   launch(problem, order);
   return problem.read_outputs();
 }
 
-PrefillCase::Bits run_again(PrefillCase& problem, PrefillOrder order = PrefillOrder::kTurns) {
+PrefillCase::Bits run_again(PrefillCase& problem, PrefillOrder order = kTrustedOrder) {
   launch(problem, order);
   return problem.read_bits();
 }
