@@ -35,11 +35,11 @@ def test_full_attention_finds_what_streaming_cannot_and_calibration_keeps_it(tmp
     run_loza("calibrate", MODEL, "--data", "lines,noise", "--length", 704, *STREAMING, "--out",
              gates)
     report = json.loads(run_loza(
-        "eval", MODEL, "--tasks", "lines,niah-multikey-2,copy", "--lengths", 1024, "--documents", 3,
+        "eval", MODEL, "--tasks", "lines,niah-multikey-2,copy,vt-2:1", "--lengths", 1024, "--documents", 3,
         "--plans", "dense,streaming", "--gates", gates, "--sparsity", 0.5, *STREAMING, "--json"))
     calibrated = report["subjects"][2]["name"]
     assert report["subjects"][2]["layer_type"].count("1") == 6
-    for task in ("lines", "niah-multikey-2", "copy"):
+    for task in ("lines", "niah-multikey-2", "copy", "vt-2:1"):
         assert hits(report, task, "dense") >= 0.85
         assert hits(report, task, "streaming") <= 0.15
     assert hits(report, "lines", "dense") >= 0.95
