@@ -57,8 +57,16 @@ struct Matrix {
 };
 
 // Each number's integer times scale, as the header says rows are quantised: slow, in fp64.
-std::vector<double> quantised(const Matrix& x, std::int64_t num_terms) {
+struct Quantised {
   std::vector<double> values;
+  // By how much a number may be off because it lies between two integers, where rounding in fp32
+  // may fall the other way.
+  std::vector<double> on_edge;
+};
+
+Quantised quantised(const Matrix& x, std::int64_t num_terms) {
+  constexpr double kEdge = 1e-4;  // of a step; 127 fp32 roundings are 1.5e-5
+  Quantised result;
   for (std::int64_t m = 0; m < x.rows; ++m) {
     for (std::int64_t k = 0; k < x.size; ++k) {
       const std::int64_t begin = k / kGroup * kGroup, end = std::min(x.size, begin + kGroup);
@@ -68,16 +76,20 @@ std::vector<double> quantised(const Matrix& x, std::int64_t num_terms) {
         largest = std::max(largest, std::fabs(static_cast<double>(x(m, i))));
       }
       const double scale = largest / 127;
+      double edge = 0;
       if (scale > 0) {
+        const double from_edge = std::fabs(rest / scale - std::floor(rest / scale) - 0.5);
+        if (from_edge < kEdge) edge = scale;
         const double integer = std::nearbyint(rest / scale);
         kept += integer * scale;
         rest -= integer * scale;
       }
       // What a second term keeps is within 1/254 of half a step.
-      values.push_back(num_terms == 1 ? kept : kept + rest);
+      result.values.push_back(num_terms == 1 ? kept : kept + rest);
+      result.on_edge.push_back(edge);
     }
   }
-  return values;
+  return result;
 }
 
 class Int8WeightOf : public ::testing::TestWithParam<cpu::InstructionSet> {
@@ -128,23 +140,23 @@ TEST_P(Int8WeightOf, EqualsASlowProductOfTheQuantisedNumbers) {
         HugePageArena memory;
         const Int8Weight weight(w.view(dtype), memory);
         const std::vector<float> out = product(x, weight, num_terms, dtype);
-        const std::vector<double> rounded = quantised(x, num_terms);
+        const Quantised rounded = quantised(x, num_terms);
         std::vector<float> row(static_cast<std::size_t>(shape.size));
         for (std::int64_t n = 0; n < shape.outputs; ++n) {
           weight.dequantize_row(n, row.data());
           for (std::int64_t m = 0; m < shape.rows; ++m) {
-            double sum = 0, magnitude = 0, weights = 0;
+            double sum = 0, magnitude = 0, weights = 0, edges = 0;
             for (std::int64_t k = 0; k < shape.size; ++k) {
-              weights += std::fabs(static_cast<double>(row[static_cast<std::size_t>(k)]));
-              const double term = rounded[static_cast<std::size_t>(m * shape.size + k)] *
-                                  static_cast<double>(row[static_cast<std::size_t>(k)]);
-              sum += term;
-              magnitude += std::fabs(term);
+              const auto at = static_cast<std::size_t>(m * shape.size + k);
+              const auto factor = static_cast<double>(row[static_cast<std::size_t>(k)]);
+              sum += rounded.values[at] * factor;
+              magnitude += std::fabs(rounded.values[at] * factor);
+              weights += std::fabs(factor);
+              edges += std::fabs(rounded.on_edge[at] * factor);
             }
-            // Sums in fp32. One term: an integer on the edge between two may fall the other way.
-            // Two: each number is off by up to half a step of the second, at most 3 / 127^2 / 2.
-            const double step = 3.0 / 127;
-            const double edge = num_terms == 1 ? step : weights * step / 127 / 2;
+            // Sums in fp32. One term: what lies on an edge. Two: each number is off by up to half a
+            // step of the second, at most 3 / 127^2 / 2.
+            const double edge = num_terms == 1 ? edges : weights * 3.0 / 127 / 127 / 2;
             EXPECT_NEAR(out[static_cast<std::size_t>(m * shape.outputs + n)], sum,
                         2e-6 * magnitude + edge)
                 << m << " " << n << " of " << shape.rows << "x" << shape.outputs << "x"
