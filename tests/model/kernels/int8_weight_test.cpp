@@ -56,40 +56,31 @@ struct Matrix {
   }
 };
 
-// Each number's integer times scale, as the header says rows are quantised: slow, in fp64.
+// What a row's number becomes as the header says, slow and in fp64, and by how much it may be
+// off: a step where it stands on the edge between two integers, where fp32 decides.
 struct Quantised {
-  std::vector<double> values;
-  // By how much a number may be off because it lies between two integers, where rounding in fp32
-  // may fall the other way.
-  std::vector<double> on_edge;
+  double value = 0, slack = 0;
 };
 
-Quantised quantised(const Matrix& x, std::int64_t num_terms) {
-  constexpr double kEdge = 1e-4;  // of a step; 127 fp32 roundings are 1.5e-5
-  Quantised result;
+std::vector<Quantised> quantised(const Matrix& x, std::int64_t num_terms) {
+  std::vector<Quantised> numbers;
   for (std::int64_t m = 0; m < x.rows; ++m) {
     for (std::int64_t k = 0; k < x.size; ++k) {
       const std::int64_t begin = k / kGroup * kGroup, end = std::min(x.size, begin + kGroup);
-      double rest = x(m, k), kept = 0;
       double largest = 0;
       for (std::int64_t i = begin; i < end; ++i) {
         largest = std::max(largest, std::fabs(static_cast<double>(x(m, i))));
       }
-      const double scale = largest / 127;
-      double edge = 0;
-      if (scale > 0) {
-        const double from_edge = std::fabs(rest / scale - std::floor(rest / scale) - 0.5);
-        if (from_edge < kEdge) edge = scale;
-        const double integer = std::nearbyint(rest / scale);
-        kept += integer * scale;
-        rest -= integer * scale;
-      }
-      // What a second term keeps is within 1/254 of half a step.
-      result.values.push_back(num_terms == 1 ? kept : kept + rest);
-      result.on_edge.push_back(edge);
+      const double step = largest / 127;
+      const double quotient = step > 0 ? x(m, k) / step : 0;
+      const bool is_edge = std::fabs(std::fabs(quotient - std::floor(quotient)) - 0.5) < 1e-4;
+      // A second term keeps the rest up to half a step of its own.
+      numbers.push_back(num_terms == 1
+                            ? Quantised{std::nearbyint(quotient) * step, is_edge ? step : 0}
+                            : Quantised{x(m, k), step / 127 / 2});
     }
   }
-  return result;
+  return numbers;
 }
 
 class Int8WeightOf : public ::testing::TestWithParam<cpu::InstructionSet> {
@@ -140,25 +131,21 @@ TEST_P(Int8WeightOf, EqualsASlowProductOfTheQuantisedNumbers) {
         HugePageArena memory;
         const Int8Weight weight(w.view(dtype), memory);
         const std::vector<float> out = product(x, weight, num_terms, dtype);
-        const Quantised rounded = quantised(x, num_terms);
+        const std::vector<Quantised> numbers = quantised(x, num_terms);
         std::vector<float> row(static_cast<std::size_t>(shape.size));
         for (std::int64_t n = 0; n < shape.outputs; ++n) {
           weight.dequantize_row(n, row.data());
           for (std::int64_t m = 0; m < shape.rows; ++m) {
-            double sum = 0, magnitude = 0, weights = 0, edges = 0;
+            double sum = 0, magnitude = 0, slack = 0;
             for (std::int64_t k = 0; k < shape.size; ++k) {
-              const auto at = static_cast<std::size_t>(m * shape.size + k);
-              const auto factor = static_cast<double>(row[static_cast<std::size_t>(k)]);
-              sum += rounded.values[at] * factor;
-              magnitude += std::fabs(rounded.values[at] * factor);
-              weights += std::fabs(factor);
-              edges += std::fabs(rounded.on_edge[at] * factor);
+              const Quantised& number = numbers[static_cast<std::size_t>(m * shape.size + k)];
+              const double weight_of_k = row[static_cast<std::size_t>(k)];
+              sum += number.value * weight_of_k;
+              magnitude += std::fabs(number.value * weight_of_k);
+              slack += number.slack * std::fabs(weight_of_k);
             }
-            // Sums in fp32. One term: what lies on an edge. Two: each number is off by up to half a
-            // step of the second, at most 3 / 127^2 / 2.
-            const double edge = num_terms == 1 ? edges : weights * 3.0 / 127 / 127 / 2;
             EXPECT_NEAR(out[static_cast<std::size_t>(m * shape.outputs + n)], sum,
-                        2e-6 * magnitude + edge)
+                        2e-6 * magnitude + slack + 1e-12)
                 << m << " " << n << " of " << shape.rows << "x" << shape.outputs << "x"
                 << shape.size << ", terms " << num_terms;
           }
