@@ -28,6 +28,8 @@ struct LogitsOptions {
   ModelOptions placement;
   std::int64_t num_decoded = 0;
   std::int64_t first_position = 0;
+  std::string kl_to;  // weights of the model to compare with; empty: none
+  std::int64_t kl_window = 2048;
 };
 
 std::vector<std::int64_t> read_ids(const std::filesystem::path& path, std::int64_t vocab_size) {
@@ -88,6 +90,59 @@ at::Tensor cached_logits(const Transformer& model, const AttentionPlan& plan,
   return at::cat(logits);
 }
 
+// How far two models' next-token distributions are apart, position by position.
+struct Divergence {
+  std::vector<double> kl;         // sum of p (log p - log q), nats; p of the model compared with
+  std::int64_t num_agreeing = 0;  // positions with the same likeliest token
+};
+
+// The sequence in windows, each a sequence of its own.
+Divergence divergence(const Transformer& exact, const Transformer& model, const AttentionPlan& plan,
+                      const std::vector<std::int64_t>& ids, std::int64_t window_len) {
+  Divergence result;
+  const auto num_tokens = static_cast<std::int64_t>(ids.size());
+  for (std::int64_t begin = 0; begin < num_tokens; begin += window_len) {
+    const std::int64_t end = std::min(num_tokens, begin + window_len);
+    const std::vector<std::int64_t> window(ids.begin() + begin, ids.begin() + end);
+    const auto hidden_of = [&](const Transformer& of) {
+      PlannedCore core(plan);
+      return of.forward(ForwardBatch::whole(window, core).on(of.device()));
+    };
+    const at::Tensor exact_hidden = hidden_of(exact), hidden = hidden_of(model);
+    constexpr std::int64_t kSlice = 256;  // positions: logits are as wide as the vocabulary
+    for (std::int64_t row = 0; row < end - begin; row += kSlice) {
+      const std::int64_t last = std::min(end - begin, row + kSlice);
+      const at::Tensor p = exact.logits(exact_hidden.slice(0, row, last)).log_softmax(-1);
+      const at::Tensor q = model.logits(hidden.slice(0, row, last)).log_softmax(-1);
+      const at::Tensor kl = (p.exp() * (p - q)).sum(-1).to(at::kDouble).cpu().contiguous();
+      result.kl.insert(result.kl.end(), kl.const_data_ptr<double>(),
+                       kl.const_data_ptr<double>() + kl.numel());
+      result.num_agreeing += (p.argmax(-1) == q.argmax(-1)).sum().item<std::int64_t>();
+    }
+  }
+  return result;
+}
+
+void print_divergence(const LogitsOptions& options, const Checkpoint& checkpoint,
+                      const Transformer& model, const AttentionPlan& plan,
+                      const std::vector<std::int64_t>& ids) {
+  ModelOptions exact_options = options.placement;
+  exact_options.weights = options.kl_to;
+  exact_options.dtype = "auto";
+  const Transformer exact = load_model(checkpoint, exact_options);
+  Divergence found = divergence(exact, model, plan, ids, options.kl_window);
+  std::sort(found.kl.begin(), found.kl.end());
+  const auto num_tokens = static_cast<double>(found.kl.size());
+  double total = 0;
+  for (const double kl : found.kl) total += kl;
+  const Json out = {{"tokens", found.kl.size()},
+                    {"kl_mean", total / num_tokens},
+                    {"kl_median", found.kl[found.kl.size() / 2]},
+                    {"kl_p99", found.kl[found.kl.size() * 99 / 100]},
+                    {"same_top_token", static_cast<double>(found.num_agreeing) / num_tokens}};
+  fmt::print("{}\n", out.dump());
+}
+
 void run_logits(const LogitsOptions& options) {
   const at::NoGradGuard no_grad;
   const Checkpoint checkpoint(options.model);
@@ -95,6 +150,8 @@ void run_logits(const LogitsOptions& options) {
   const AttentionPlan plan = read_plan(checkpoint.config(), model.config().num_modules(),
                                        (options.model / "config.json").string());
   const std::vector<std::int64_t> ids = read_ids(options.ids, model.config().vocab_size);
+  if (!options.kl_to.empty()) return print_divergence(options, checkpoint, model, plan, ids);
+  if (options.out.empty()) throw_usage("--out", "a file, or --kl-to", "neither");
   const std::int64_t num_decoded =
       std::min(options.num_decoded, static_cast<std::int64_t>(ids.size()));
   const at::Tensor logits =
@@ -111,7 +168,7 @@ void add_logits(CLI::App& app) {
       "logits", "The logits of every position of a sequence, as one tensor [T, vocab] fp32");
   command->add_option("model", options->model, "Model folder")->required();
   command->add_option("--ids", options->ids, "JSON file: an array of token ids")->required();
-  command->add_option("--out", options->out, "safetensors file to write")->required();
+  command->add_option("--out", options->out, "safetensors file to write");
   add_model_options(*command, options->placement);
   add_weights_option(*command, options->placement);
   command
@@ -122,9 +179,19 @@ void add_logits(CLI::App& app) {
       ->add_option("--first-position", options->first_position,
                    "Position of the first token, which its rotary embedding turns by")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
+  command->add_option(
+      "--kl-to", options->kl_to,
+      "Instead of writing logits, say how far they are from those of the same model "
+      "with these weights: fp32, bf16 or int8");
+  command
+      ->add_option("--kl-window", options->kl_window,
+                   "The sequence is cut to windows of so many tokens for --kl-to")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
+      ->capture_default_str();
   command->footer(
       "Example: echo '[1, 2, 3]' > ids.json\n"
-      "         loza logits MODEL --ids ids.json --out logits.safetensors --dtype fp32");
+      "         loza logits MODEL --ids ids.json --out logits.safetensors --dtype fp32\n"
+      "         loza logits MODEL --ids ids.json --weights int8 --kl-to fp32");
   command->callback([options] { run_logits(*options); });
 }
 

@@ -439,5 +439,34 @@ TEST(MakeTiny, RefusesUnknownFamiliesAndFullFolders) {
   EXPECT_FALSE(std::filesystem::exists(folder / "new"));
 }
 
+TEST(Int8, DecodeEqualsPrefillAndIsNearTheModel) {
+  for (const std::string& family : tiny_families()) {
+    const Checkpoint checkpoint = tiny(family).open();
+    const Transformer model =
+        Transformer::load(checkpoint, at::kFloat, at::kCPU, WeightFormat::kInt8);
+    const Transformer exact = tiny(family).load();
+    EXPECT_EQ(model.num_parameters(), exact.num_parameters()) << family;
+    const c10::InferenceMode no_gradients;
+    const AttentionPlan plan = AttentionPlan::dense(model.config().num_modules());
+    const std::vector<std::int64_t> ids = random_ids(30, 5);
+    const at::Tensor at_once = whole(model, plan, ids);
+    EXPECT_GT(relative_error(at_once, whole(exact, plan, ids)), 0) << family;
+    PagedRows rows(model.config(), plan, at::kFloat, 1, 30, 16, ForwardBatch::kMaxDecodeTokens, 5);
+    std::vector<at::Tensor> steps;
+    for (std::int64_t pos = 0; pos < 30; ++pos) {
+      steps.push_back(run_pieces(model, plan, rows, {ids}, {{0, pos, pos + 1}}));
+    }
+    // Attention sums in another order, and a number on the edge between two integers may fall
+    // the other way for it.
+    const double cosine =
+        at::cosine_similarity(at::cat(steps).flatten(), at_once.flatten(), 0).item<double>();
+    EXPECT_GT(cosine, 0.999) << family;
+    EXPECT_GT(at::cosine_similarity(at_once.flatten(), whole(exact, plan, ids).flatten(), 0)
+                  .item<double>(),
+              model.config().moe ? 0.9 : 0.995)
+        << family;
+  }
+}
+
 }  // namespace
 }  // namespace loza
