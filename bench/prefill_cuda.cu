@@ -2,7 +2,6 @@
 //
 //   prefill_cuda                  the cases of the table
 //   prefill_cuda --only=TEXT      cases whose name contains TEXT
-//   prefill_cuda --orders         every order of work of the kernel, not only the default
 //   prefill_cuda --growth         streaming from 4K to 1M tokens, and the exponent of its growth
 //   prefill_cuda --sustained      also after 1.5 s of work without a rest
 //
@@ -94,8 +93,8 @@ class Bench {
   double floor_ms() const { return std::max(bytes() / kBytesPerMs, flops() / kFlopsPerMs); }
 
   // Worst error over bound of a few rows; above 1 is wrong.
-  double check(PrefillOrder order) {
-    launch(num_modules_ - 1, order, nullptr);
+  double check() {
+    launch(num_modules_ - 1, nullptr);
     const ForwardParams last = params(num_modules_ - 1);
     std::vector<ReferenceRow> rows;
     for (const std::int64_t row :
@@ -130,24 +129,24 @@ class Bench {
   }
 
   // Median milliseconds of one call, in bursts of about 15 ms with rests between.
-  double burst_ms(PrefillOrder order) {
+  double burst_ms() {
     const int calls = std::clamp(static_cast<int>(10 / floor_ms()), 1, 400);
-    run(calls, order);
+    run(calls);
     std::vector<double> ms;
     for (int i = 0; i < 12; ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(60));
-      ms.push_back(run(calls, order));
+      ms.push_back(run(calls));
     }
     std::sort(ms.begin(), ms.end());
     return ms[ms.size() / 2];
   }
 
   // Milliseconds of one call at the end of 1.5 s without a rest.
-  double sustained_ms(PrefillOrder order) {
+  double sustained_ms() {
     const int calls = std::max(1, static_cast<int>(500 / floor_ms()));
-    run(calls, order);
-    run(calls, order);
-    return run(calls, order);
+    run(calls);
+    run(calls);
+    return run(calls);
   }
 
  private:
@@ -183,8 +182,8 @@ class Bench {
     return {at(tail_, module, num_modules_), 64};
   }
 
-  void launch(std::int64_t module, PrefillOrder order, cudaStream_t stream) {
-    const Status status = prefill(params(module), tail(module), stream, order);
+  void launch(std::int64_t module, cudaStream_t stream) {
+    const Status status = prefill(params(module), tail(module), stream);
     if (!status.ok()) {
       std::fprintf(stderr, "%s: %s\n", bench_.name, status.message);
       std::exit(1);
@@ -192,12 +191,12 @@ class Bench {
   }
 
   // Milliseconds a call of many in a row.
-  double run(int calls, PrefillOrder order) {
+  double run(int calls) {
     cudaEvent_t begin, end;
     LOZA_CUDA_CHECK(cudaEventCreate(&begin));
     LOZA_CUDA_CHECK(cudaEventCreate(&end));
     LOZA_CUDA_CHECK(cudaEventRecord(begin, stream_));
-    for (int i = 0; i < calls; ++i) launch(i % num_modules_, order, stream_);
+    for (int i = 0; i < calls; ++i) launch(i % num_modules_, stream_);
     LOZA_CUDA_CHECK(cudaEventRecord(end, stream_));
     LOZA_CUDA_CHECK(cudaStreamSynchronize(stream_));
     float ms;
@@ -215,21 +214,10 @@ class Bench {
   cudaStream_t stream_;
 };
 
-const char* order_name(PrefillOrder order) {
-  switch (order) {
-    case PrefillOrder::kInOrder:
-      return "in order";
-    case PrefillOrder::kOverlap:
-      return "overlap";
-    default:
-      return "turns";
-  }
-}
-
-double report(const BenchCase& bench, Bench& run, PrefillOrder order, bool sustained) {
-  const double error = run.check(order), ms = run.burst_ms(order), floor = run.floor_ms();
-  std::printf("| %-36s | %-8s | %7.3f | %7.3f |", bench.name, order_name(order), floor, ms);
-  if (sustained) std::printf(" %7.3f |", run.sustained_ms(order));
+double report(const BenchCase& bench, Bench& run, bool sustained) {
+  const double error = run.check(), ms = run.burst_ms(), floor = run.floor_ms();
+  std::printf("| %-36s | %7.3f | %7.3f |", bench.name, floor, ms);
+  if (sustained) std::printf(" %7.3f |", run.sustained_ms());
   std::printf(" %4.0f | %4.0f | %4.1f %% | %.2f%s |\n", run.flops() / ms / 1e9,
               run.bytes() / ms / 1e6, 100 * floor / ms, error, error <= 1 ? "" : " WRONG");
   std::fflush(stdout);
@@ -242,7 +230,7 @@ void report_growth() {
   for (std::int64_t tokens = 4 * kThousand; tokens <= 1024 * kThousand; tokens *= 4) {
     const BenchCase bench = {"growth", tokens, 16, 16, 192, 128, {}};
     Bench run(bench);
-    const double ms = run.burst_ms(kTrustedOrder);
+    const double ms = run.burst_ms();
     std::printf("growth: %7lld tokens %8.3f ms\n", static_cast<long long>(tokens), ms);
     std::fflush(stdout);
     points.emplace_back(std::log(static_cast<double>(tokens)), std::log(ms));
@@ -259,10 +247,9 @@ void report_growth() {
 }
 
 int main(int argc, char** argv) {
-  bool orders = false, growth = false, sustained = false;
+  bool growth = false, sustained = false;
   std::string only;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--orders") == 0) orders = true;
     if (std::strcmp(argv[i], "--growth") == 0) growth = true;
     if (std::strcmp(argv[i], "--sustained") == 0) sustained = true;
     if (std::strncmp(argv[i], "--only=", 7) == 0) only = argv[i] + 7;
@@ -275,16 +262,12 @@ int main(int argc, char** argv) {
     report_growth();
     return 0;
   }
-  std::printf("| case | order | floor ms | ms |%s TF | GB/s | of floor | error / bound |\n",
+  std::printf("| case | floor ms | ms |%s TF | GB/s | of floor | error / bound |\n",
               sustained ? " sustained |" : "");
   for (const BenchCase& bench : kCases) {
     if (std::string(bench.name).find(only) == std::string::npos) continue;
     Bench run(bench);
-    if (orders) {
-      report(bench, run, PrefillOrder::kOverlap, sustained);
-      report(bench, run, PrefillOrder::kTurns, sustained);
-    }
-    report(bench, run, kTrustedOrder, sustained);
+    report(bench, run, sustained);
   }
   return 0;
 }

@@ -13,15 +13,15 @@ namespace {
 
 constexpr std::int64_t kTailSize = 64;
 
-PrefillKernel choose_prefill_kernel(const ForwardParams& params, PrefillOrder order) {
+PrefillKernel choose_prefill_kernel(const ForwardParams& params) {
   const bool is_bf16 = params.dtype == DType::kBF16;
   switch (params.qk_size) {
     case 192:
-      return is_bf16 ? prefill_bf16_192_128(order) : prefill_fp16_192_128(order);
+      return is_bf16 ? prefill_bf16_192_128() : prefill_fp16_192_128();
     case 128:
-      return is_bf16 ? prefill_bf16_128_128(order) : prefill_fp16_128_128(order);
+      return is_bf16 ? prefill_bf16_128_128() : prefill_fp16_128_128();
     default:
-      return is_bf16 ? prefill_bf16_64_64(order) : prefill_fp16_64_64(order);
+      return is_bf16 ? prefill_bf16_64_64() : prefill_fp16_64_64();
   }
 }
 
@@ -223,8 +223,7 @@ Status check(const ForwardParams& params, const SharedKeyTail& tail) {
   return check_prefill_memory(params, tail);
 }
 
-Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStream_t stream,
-               PrefillOrder order) {
+Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStream_t stream) {
   const Status status = check(params, tail);
   if (!status.ok()) return status;
   if (params.num_sequences == 0 || num_queries(params) == 0) return {};
@@ -239,7 +238,7 @@ Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStrea
                    "cuda prefill: the driver made no tensor map of the operands; is there a "
                    "driver?");
   }
-  const PrefillKernel kernel = choose_prefill_kernel(params, order);
+  const PrefillKernel kernel = choose_prefill_kernel(params);
   cudaError_t error = cudaFuncSetAttribute(
       kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes);
   const int most_blocks = num_multiprocessors();

@@ -38,11 +38,7 @@ Status check(const ForwardParams& params, const SharedKeyTail& tail = {});
 // The same of dtype, sizes, pattern and scale alone, before there are operands.
 Status check_sizes(const ForwardParams& params);
 
-// The fastest of the orders that have passed all tests on a GPU; bench/results has their times.
-inline constexpr PrefillOrder kTrustedOrder = PrefillOrder::kTurns;
-
 // Launches.
-Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStream_t stream,
-               PrefillOrder order = kTrustedOrder);
+Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStream_t stream);
 
 }  // namespace loza::attention::cuda

@@ -8,42 +8,36 @@
 namespace loza::attention::cuda {
 namespace {
 
-constexpr PrefillOrder kOrders[] = {PrefillOrder::kInOrder, PrefillOrder::kOverlap,
-                                    PrefillOrder::kTurns};
-
 int num_prefill_cases(int standard) {
   const char* text = std::getenv("LOZA_CASES");
   return text == nullptr ? standard : std::atoi(text);
 }
 
-void launch(PrefillCase& problem, PrefillOrder order) {
+void launch(PrefillCase& problem) {
   problem.poison_outputs();
-  const Status status = prefill(problem.params(), problem.tail(), nullptr, order);
+  const Status status = prefill(problem.params(), problem.tail(), nullptr);
   ASSERT_TRUE(status.ok()) << status.message;
   LOZA_CUDA_CHECK(cudaDeviceSynchronize());
 }
 
-PrefillCase::Result run(PrefillCase& problem, PrefillOrder order = kTrustedOrder) {
-  launch(problem, order);
+PrefillCase::Result run(PrefillCase& problem) {
+  launch(problem);
   return problem.read_outputs();
 }
 
-PrefillCase::Bits run_again(PrefillCase& problem, PrefillOrder order = kTrustedOrder) {
-  launch(problem, order);
+PrefillCase::Bits run_again(PrefillCase& problem) {
+  launch(problem);
   return problem.read_bits();
 }
 
-// Right in every order of work, the same bits a second time.
+// Right, and the same bits a second time.
 void check_case(const PrefillProblem& of, std::int64_t most_rows = 64) {
   SCOPED_TRACE(of.name());
   PrefillCase problem(of);
-  for (const PrefillOrder order : kOrders) {
-    SCOPED_TRACE("order " + std::to_string(static_cast<int>(order)));
-    const auto result = run(problem, order);
-    ASSERT_EQ(problem.compare(result, most_rows), "");
-    const auto bits = problem.read_bits();
-    ASSERT_TRUE(run_again(problem, order) == bits) << "a second run gave other bits";
-  }
+  const auto result = run(problem);
+  ASSERT_EQ(problem.compare(result, most_rows), "");
+  const auto bits = problem.read_bits();
+  ASSERT_TRUE(run_again(problem) == bits) << "a second run gave other bits";
 }
 
 template <typename T>
@@ -219,12 +213,10 @@ TEST(CudaPrefill, StreamingIsFullUpToExactLength) {
     }
     of.chunks.push_back({1024, 1024});
     PrefillCase problem(of);
-    for (const PrefillOrder order : kOrders) {
-      problem.params().pattern = BlockPattern{};
-      const auto streaming = run(problem, order);
-      problem.params().pattern = BlockPattern::full();
-      ASSERT_TRUE(run(problem, order) == streaming);
-    }
+    problem.params().pattern = BlockPattern{};
+    const auto streaming = run(problem);
+    problem.params().pattern = BlockPattern::full();
+    ASSERT_TRUE(run(problem) == streaming);
   }
 }
 

@@ -5,22 +5,11 @@
 
 namespace loza::attention::cuda {
 
-template <typename Shape>
+template <typename Element, int kQkSize, int kVSize>
 PrefillKernel prefill_kernel() {
+  using Shape = PrefillShape<Element, kQkSize, kVSize>;
   return {reinterpret_cast<const void*>(&prefill<Shape>), Shape::kThreads,
           static_cast<int>(sizeof(PrefillShared<Shape>))};
-}
-
-template <typename Element, int kQkSize, int kVSize>
-PrefillKernel prefill_kernel(PrefillOrder order) {
-  switch (order) {
-    case PrefillOrder::kInOrder:
-      return prefill_kernel<PrefillShape<Element, kQkSize, kVSize, PrefillOrder::kInOrder>>();
-    case PrefillOrder::kOverlap:
-      return prefill_kernel<PrefillShape<Element, kQkSize, kVSize, PrefillOrder::kOverlap>>();
-    default:
-      return prefill_kernel<PrefillShape<Element, kQkSize, kVSize, PrefillOrder::kTurns>>();
-  }
 }
 
 }  // namespace loza::attention::cuda

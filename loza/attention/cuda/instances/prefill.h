@@ -10,11 +10,11 @@ struct PrefillKernel {
   int num_threads = 0, shared_bytes = 0;
 };
 
-PrefillKernel prefill_bf16_192_128(PrefillOrder order);
-PrefillKernel prefill_bf16_128_128(PrefillOrder order);
-PrefillKernel prefill_bf16_64_64(PrefillOrder order);
-PrefillKernel prefill_fp16_192_128(PrefillOrder order);
-PrefillKernel prefill_fp16_128_128(PrefillOrder order);
-PrefillKernel prefill_fp16_64_64(PrefillOrder order);
+PrefillKernel prefill_bf16_192_128();
+PrefillKernel prefill_bf16_128_128();
+PrefillKernel prefill_bf16_64_64();
+PrefillKernel prefill_fp16_192_128();
+PrefillKernel prefill_fp16_128_128();
+PrefillKernel prefill_fp16_64_64();
 
 }  // namespace loza::attention::cuda

@@ -2,8 +2,6 @@
 
 namespace loza::attention::cuda {
 
-PrefillKernel prefill_bf16_128_128(PrefillOrder order) {
-  return prefill_kernel<bf16, 128, 128>(order);
-}
+PrefillKernel prefill_bf16_128_128() { return prefill_kernel<bf16, 128, 128>(); }
 
 }  // namespace loza::attention::cuda

@@ -2,8 +2,6 @@
 
 namespace loza::attention::cuda {
 
-PrefillKernel prefill_bf16_192_128(PrefillOrder order) {
-  return prefill_kernel<bf16, 192, 128>(order);
-}
+PrefillKernel prefill_bf16_192_128() { return prefill_kernel<bf16, 192, 128>(); }
 
 }  // namespace loza::attention::cuda

@@ -2,8 +2,6 @@
 
 namespace loza::attention::cuda {
 
-PrefillKernel prefill_fp16_128_128(PrefillOrder order) {
-  return prefill_kernel<fp16, 128, 128>(order);
-}
+PrefillKernel prefill_fp16_128_128() { return prefill_kernel<fp16, 128, 128>(); }
 
 }  // namespace loza::attention::cuda

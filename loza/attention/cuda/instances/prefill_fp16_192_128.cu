@@ -2,8 +2,6 @@
 
 namespace loza::attention::cuda {
 
-PrefillKernel prefill_fp16_192_128(PrefillOrder order) {
-  return prefill_kernel<fp16, 192, 128>(order);
-}
+PrefillKernel prefill_fp16_192_128() { return prefill_kernel<fp16, 192, 128>(); }
 
 }  // namespace loza::attention::cuda

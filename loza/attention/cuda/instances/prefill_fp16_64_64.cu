@@ -2,6 +2,6 @@
 
 namespace loza::attention::cuda {
 
-PrefillKernel prefill_fp16_64_64(PrefillOrder order) { return prefill_kernel<fp16, 64, 64>(order); }
+PrefillKernel prefill_fp16_64_64() { return prefill_kernel<fp16, 64, 64>(); }
 
 }  // namespace loza::attention::cuda

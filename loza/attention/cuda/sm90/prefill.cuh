@@ -54,13 +54,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     ptx::grow_registers<232>();
     PrefillConsumer<Shape> consumer{args, shared, {warpgroup, thread, thread / 32, thread % 32}};
     // The first turn is the first consumer's, given by the other.
-    constexpr bool kTurns = Shape::kOrder == PrefillOrder::kTurns;
-    if (kTurns && warpgroup == 1) ptx::arrive_at(kTurn0, 2 * Shape::kWarpgroup);
+    if (warpgroup == 1) ptx::arrive_at(kTurn0, 2 * Shape::kWarpgroup);
     for_each_tile(args, [&](const PrefillTile& tile) {
       consumer.attend(tile);
       consumer.store(tile);
     });
-    if (kTurns && warpgroup == 0) ptx::sync(kTurn0, 2 * Shape::kWarpgroup);
+    if (warpgroup == 0) ptx::sync(kTurn0, 2 * Shape::kWarpgroup);
   }
 }
 

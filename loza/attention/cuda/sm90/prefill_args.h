@@ -6,14 +6,6 @@
 
 namespace loza::attention::cuda {
 
-// How a consumer orders its products.
-enum class PrefillOrder {
-  kInOrder,  // scores, softmax, values, one after the other
-  kOverlap,  // the next tile's scores run before and beside the values of this one
-  kTurns,    // likewise, and the consumers issue products in turn: one's softmax lies under the
-             // other's products
-};
-
 // Rows and positions of one sequence; the rules are those of ForwardParams (params.h).
 struct PrefillSequence {
   int tile_begin;          // its first query tile, counted over all sequences

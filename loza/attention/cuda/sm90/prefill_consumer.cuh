@@ -247,32 +247,17 @@ struct PrefillConsumer {
     release_values();
   }
 
-  __device__ __forceinline__ void attend_in_order(const PrefillTile& tile, Fragments& p) {
-    for (int i = 1; i < tile.keys.size(); ++i) {
-      Scores128 scores;
-      float factors[2];
-      finish_values(p);
-      if (changes_queries(tile, i)) await_queries();
-      begin_scores(scores);
-      wgmma_finish(scores);
-      end_scores(tile, i);
-      exponentiate(scores, factors);
-      round(scores, p);
-      rescale(factors);
-    }
-    finish_values(p);
-  }
-
-  __device__ __forceinline__ void attend_overlapped(const PrefillTile& tile, Fragments& p) {
-    constexpr bool kTurns = Shape::kOrder == PrefillOrder::kTurns;
+  // The scores of a key tile run beside the values of the one before. The consumers issue products
+  // in turn, so that one's softmax lies under the other's products.
+  __device__ __forceinline__ void attend_older(const PrefillTile& tile, Fragments& p) {
     for (int i = 1; i < tile.keys.size(); ++i) {
       Scores128 scores;
       float factors[2];
       if (changes_queries(tile, i)) await_queries();
-      if constexpr (kTurns) ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
+      ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
       begin_scores(scores);
       begin_values(p);
-      if constexpr (kTurns) ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
+      ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
       wgmma_finish<1>(scores);
       end_scores(tile, i);
       exponentiate(scores, factors);
@@ -290,11 +275,7 @@ struct PrefillConsumer {
     if (tile.keys.size() == 0) return;
     Fragments p;
     attend_newest(tile, p);
-    if constexpr (Shape::kOrder == PrefillOrder::kInOrder) {
-      attend_in_order(tile, p);
-    } else {
-      attend_overlapped(tile, p);
-    }
+    attend_older(tile, p);
   }
 
   // ---- the output ----

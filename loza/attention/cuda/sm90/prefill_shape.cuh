@@ -9,11 +9,10 @@
 namespace loza::attention::cuda {
 
 // Sizes of one kernel.
-template <typename Element_, int kQkSize_, int kVSize_, PrefillOrder kOrder_>
+template <typename Element_, int kQkSize_, int kVSize_>
 struct PrefillShape {
   using Element = Element_;
   static constexpr int kQkSize = kQkSize_, kVSize = kVSize_;
-  static constexpr PrefillOrder kOrder = kOrder_;
 
   static constexpr int kConsumers = 2;
   static constexpr int kWarpgroup = 128;
