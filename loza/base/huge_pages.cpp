@@ -21,16 +21,19 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 
 }  // namespace
 
+void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  ::madvise(data, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+#endif
+}
+
 std::shared_ptr<std::byte> allocate_huge_pages(std::int64_t bytes) {
   LOZA_CHECK(bytes >= 0, bytes);
   const std::int64_t alignment = bytes >= kHugePage ? kHugePage : kLine;
   const auto align = static_cast<std::align_val_t>(alignment);
   const auto size = static_cast<std::size_t>(round_up(std::max<std::int64_t>(bytes, 1), alignment));
   auto* memory = static_cast<std::byte*>(::operator new(size, align));
-#ifdef __linux__
-  // A wish: where it is not granted, pages are small.
-  if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);
-#endif
+  if (alignment == kHugePage) prefer_huge_pages(memory, static_cast<std::int64_t>(size));
   return {memory, [align](std::byte* data) { ::operator delete(data, align); }};
 }
 

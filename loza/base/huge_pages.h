@@ -11,6 +11,10 @@ namespace loza {
 // pages of 4 KiB one core reads a third slower. Not initialised; aligned to 64 bytes at least.
 std::shared_ptr<std::byte> allocate_huge_pages(std::int64_t bytes);
 
+// Asks for such pages for memory that is there already. A wish: where it is not granted, or the
+// system has none, pages are small.
+void prefer_huge_pages(void* data, std::int64_t bytes);
+
 // Many small pieces of such memory, which lie behind each other. A block of pages is freed with
 // its last piece.
 class HugePageArena {

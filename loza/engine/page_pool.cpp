@@ -9,6 +9,7 @@
 
 #include "loza/base/check.h"
 #include "loza/base/error.h"
+#include "loza/base/huge_pages.h"
 
 namespace loza {
 
@@ -43,10 +44,7 @@ std::shared_ptr<std::byte> allocate_system_memory(std::int64_t bytes) {
                 {"KV cache", fmt::format("{} bytes of memory", bytes), std::strerror(errno),
                  "take a shorter length or fewer sequences"});
   }
-#ifdef MADV_HUGEPAGE
-  // A wish: decode reads it from end to end (base/huge_pages.h).
-  ::madvise(data, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
-#endif
+  prefer_huge_pages(data, bytes);  // decode reads it from end to end
   return {static_cast<std::byte*>(data),
           [bytes](std::byte* memory) { ::munmap(memory, static_cast<std::size_t>(bytes)); }};
 }
