@@ -243,11 +243,10 @@ def speed(bench):
                       *bench.on_device())
 
 
-def recover_stages():
-    runs = [Stage(f"recover-{kind}-{seed}", recover(kind, seed),
-                  needs=("gates",) if kind == "zigzag" else (), is_fast=seed == 0)
-            for seed, kind in itertools.product(range(NUM_SEEDS), ("dense", "zigzag"))]
-    return runs
+# Of seed 0 first: the long runs go on from its models.
+RECOVER = [Stage(f"recover-{kind}-{seed}", recover(kind, seed),
+                 needs=("gates",) if kind == "zigzag" else (), is_fast=seed == 0)
+           for seed, kind in itertools.product(range(NUM_SEEDS), ("dense", "zigzag"))]
 
 
 def large(name, measure, *needs):
@@ -257,12 +256,12 @@ def large(name, measure, *needs):
 # In the order in which they are begun.
 STAGES = [
     Stage("gates", gates),
-    *recover_stages()[:2],
+    *RECOVER[:2],
     large("million", to_million("million"), "recover-zigzag-0"),
     large("million-dense", to_million("million-dense"), "recover-dense-0"),
     Stage("criteria", criteria, is_fast=False),
-    *recover_stages()[2:],
-    Stage("recovery", recovery, tuple(stage.name for stage in recover_stages())),
+    *RECOVER[2:],
+    Stage("recovery", recovery, tuple(stage.name for stage in RECOVER)),
     large("million-longer", million_longer, "million"),
     large("million-yarn", to_million("million-yarn"), "recover-zigzag-0"),
     Stage("choices", choices, ("gates", "criteria")),
