@@ -46,6 +46,19 @@ def test_full_attention_finds_what_streaming_cannot_and_calibration_keeps_it(tmp
     assert hits(report, "lines", calibrated) >= 0.9
 
 
+def test_demo_trains_the_converted_model(tmp_path):
+    run_loza("demo", "--model", MODEL, "--out", tmp_path, "--fast", "--prose",
+             ROOT / ".cache/text/prose.txt", "--code", ROOT / ".cache/text/code.txt", "--json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    nats = {cell["subject"]: cell["nll"]["value"] for cell in report["quality"]["cells"]
+            if cell["task"] == "ppl"}
+    assert nats["calibrated, trained"] < nats["calibrated"]
+    assert hits(report["quality"], "lines", "calibrated, trained") >= 0.85
+    assert (tmp_path / "model-recovered" / "model.safetensors").exists()
+    answers = {answer["subject"]: answer for answer in report["questions"][0]["answers"]}
+    assert answers["dense"]["correct"]
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_everything_is_there(name):
     assert (MODEL / name).stat().st_size > 0

@@ -143,6 +143,23 @@ TEST_F(DataTest, SpreadDocumentsHavePositionsThatCount) {
   EXPECT_NE(hash, hash_of(spread));
 }
 
+TEST_F(DataTest, AShareOfTheDocumentsIsSpread) {
+  DataOptions options{.sources = "lines", .num_questions = 3, .prose = {}, .code = {}};
+  options.spread_to = 100'000;
+  const auto spread = [&](double share) {
+    options.spread_share = share;
+    const Data data(options, tokenizer_);
+    std::vector<bool> is_spread;
+    for (std::int64_t i = 0; i < 60; ++i) is_spread.push_back(!data.draw(7, i).positions.empty());
+    return is_spread;
+  };
+  const std::vector<bool> half = spread(0.5);
+  EXPECT_NEAR(std::count(half.begin(), half.end(), true), 30, 12);
+  EXPECT_EQ(spread(0.5), half);
+  EXPECT_EQ(spread(1), std::vector<bool>(60, true));
+  EXPECT_EQ(spread(0), std::vector<bool>(60, false));
+}
+
 TEST_F(DataTest, NamesWhatIsWrong) {
   const auto code_of = [&](const std::string& sources, std::int64_t length = 100) {
     try {
