@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,9 +17,24 @@
 #include "loza/attention/cuda/prefill.h"
 #include "loza/attention/cuda/refusal.h"
 #include "loza/base/check.h"
+#include "loza/base/error.h"
 
 namespace loza::attention::on_hopper {
 namespace {
+
+// LOZA_ATTENTION=libtorch leaves attention to libtorch's operations: to compare, or to rule a
+// kernel out.
+bool is_wanted() {
+  static const bool wanted = [] {
+    const char* value = std::getenv("LOZA_ATTENTION");
+    const std::string by = value == nullptr ? "loza" : value;
+    if (by != "loza" && by != "libtorch") {
+      throw_usage("LOZA_ATTENTION", "loza or libtorch", by, "unset it, or take one of these");
+    }
+    return by == "loza";
+  }();
+  return wanted;
+}
 
 cuda::Status check_device(const at::Tensor& q) {
   const auto refuse = [](const std::string& got) {
@@ -26,6 +43,7 @@ cuda::Status check_device(const at::Tensor& q) {
                          got.c_str());
   };
   if (!q.is_cuda()) return refuse(q.device().str());
+  if (!is_wanted()) return refuse("LOZA_ATTENTION=libtorch");
   int major = 0;
   if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q.device().index()) !=
           cudaSuccess ||
