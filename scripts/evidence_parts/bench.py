@@ -32,10 +32,11 @@ class Bench:
         """Made for so short a context that blocks of 128 would leave nothing out."""
         return self.context <= 2048
 
-    def loza(self, *words):
+    def loza(self, *words, environment=()):
         command = [self.program, *map(str, words), "--json"]
         print("+", " ".join(command), file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, **dict(environment)})
         if done.returncode != 0:
             raise SystemExit(f"evidence: loza ended with {done.returncode}: {' '.join(command)}")
         return json.loads(done.stdout)

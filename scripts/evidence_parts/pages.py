@@ -318,9 +318,16 @@ def million_runs(parts):
     return runs
 
 
-def long_cells(found, task, length):
-    return [one for part in ("scores", "far", "far_lines") if part in found
-            for one in found[part]["cells"] if (one["task"], one["length"]) == (task, length)]
+def long_reports(found):
+    """What was scored on long documents, of one variant."""
+    return [report for name, report in found.items() if name not in ("training", "short")]
+
+
+def long_cell(found, task, length):
+    """Of several the one with most documents; None where it was not asked."""
+    cells = [one for report in long_reports(found) for one in report["cells"]
+             if (one["task"], one["length"]) == (task, length)]
+    return max(cells, key=lambda one: one["documents"], default=None)
 
 
 LONG = (1 << 15, 1 << 17, 1 << 19, 1 << 20)
@@ -329,12 +336,11 @@ LONG = (1 << 15, 1 << 17, 1 << 19, 1 << 20)
 def million_table(runs):
     rows = [["", "task", *map(length_name, LONG)]]
     for name, found in runs.items():
-        tasks = dict.fromkeys(task for part in ("scores", "far", "far_lines") if part in found
-                              for task in tasks_of(found[part]))
-        for task in tasks:
-            cells = [long_cells(found, task, length) for length in LONG]
-            rows.append([name, task, *(score(values[0], interval=True) if values else "not run"
-                                       for values in cells)])
+        for task in dict.fromkeys(task for report in long_reports(found)
+                                  for task in tasks_of(report)):
+            cells = [long_cell(found, task, length) for length in LONG]
+            rows.append([name, task, *(score(one, interval=True) if one else "not run"
+                                       for one in cells)])
     return rows
 
 
@@ -344,13 +350,13 @@ def million_chart(runs):
     for name, found in runs.items():
         values = []
         for length in LONG:
-            cells = [long_cells(found, task, length) for task in ("niah", "noise")]
-            answers = sum(one[0]["answers"] for one in cells if one)
-            if not answers:
+            cells = [cell for cell in (long_cell(found, task, length)
+                                       for task in ("niah", "noise")) if cell is not None]
+            if not cells:
                 values.append(None)
                 continue
-            hits = sum(one[0]["exact_match"]["value"] * one[0]["answers"]
-                       for one in cells if one) / answers
+            answers = sum(one["answers"] for one in cells)
+            hits = sum(one["exact_match"]["value"] * one["answers"] for one in cells) / answers
             low, high = wilson_interval(hits, answers)
             values.append((100 * low, 100 * hits, 100 * high))
         lines.append((name, values))
@@ -375,9 +381,9 @@ def million_cost_table(runs):
     for name, found in runs.items():
         row = [name]
         for length in LONG:
-            values = [one for one in long_cells(found, "niah", length) if "peak_gpu_mib" in one]
-            row.append(f"{values[0]['seconds']:.2f} / {values[0]['peak_gpu_mib'] / 1024:.0f}"
-                       if values else "not run")
+            one = long_cell(found, "niah", length)
+            row.append(f"{one['seconds']:.2f} / {one['peak_gpu_mib'] / 1024:.0f}"
+                       if one and "peak_gpu_mib" in one else "not run")
         rows.append(row)
     return rows
 
@@ -397,12 +403,13 @@ def training_table(parts, million):
 
 
 def speed_table(result):
-    rows = [["prompt", "plan", "prefill, tokens/s", "decode, tokens/s", "KV, MiB"]]
-    for row in result:
-        if row["model"] != "zigzag":
-            continue
+    """result: rows of loza bench, by whose attention it was."""
+    rows = [["prompt", "plan", "attention by", "prefill, tokens/s", "decode, tokens/s",
+             "KV, MiB"]]
+    runs = [(row, by) for by, of in result.items() for row in of if row["model"] == "zigzag"]
+    for row, by in sorted(runs, key=lambda run: (run[0]["length"], run[0]["plan"], run[1])):
         plan = "zigzag" if row["plan"] == "config" else "dense"
-        rows.append([length_name(row["length"]), plan, f"{row['prefill_tokens_per_s']:,.0f}",
+        rows.append([length_name(row["length"]), plan, by, f"{row['prefill_tokens_per_s']:,.0f}",
                      f"{row['decode_tokens_per_s']:.1f}",
                      f"{row['kv_bytes']['total'] / 2**20:.0f}"])
     return rows
@@ -486,7 +493,7 @@ TITLES = {
     "million-short": "What it costs at 8K",
     "million-cost": "Reading one document: seconds, and memory with the weights",
     "training": "The training runs",
-    "speed": "Speed and memory on the GPU, libtorch's operations",
+    "speed": "Speed and memory on the GPU",
 }
 TITLES |= {f"{SMALL}-{name}": f"{SMALL}: {title[0].lower()}{title[1:]}"
            for name, title in TITLES.items()}

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-MAX_STAGES_PER_GPU = 3
+MAX_STAGES_PER_GPU = 4  # launching kernels keeps most of them busy
+MAX_LARGE_PER_GPU = 2
 
 
 def wanted_of(stages, bench, names):
@@ -35,7 +36,7 @@ def is_free(gpu, stage, running):
     here = [run.stage for run in running if run.gpu == gpu]
     if any(other.is_alone for other in here) or (stage.is_alone and here):
         return False
-    if stage.is_large and any(other.is_large for other in here):
+    if stage.is_large and sum(other.is_large for other in here) >= MAX_LARGE_PER_GPU:
         return False
     return len(here) < MAX_STAGES_PER_GPU
 

@@ -48,7 +48,8 @@ def test_stages_run_beside_each_other_where_they_may(tmp_path):
         return Stage(name, None, needs, **kinds)
 
     wanted = [stage("first"), stage("second", ("first",)), stage("large 1", is_large=True),
-              stage("large 2", is_large=True), stage("large 3", is_large=True), stage("broken"),
+              stage("large 2", is_large=True), stage("large 3", is_large=True),
+              stage("large 4", is_large=True), stage("large 5", is_large=True), stage("broken"),
               stage("blocked", ("broken",)), stage("never measured", ("elsewhere",)),
               stage("alone", is_alone=True)]
     (tmp_path / "parts").mkdir()
@@ -69,7 +70,8 @@ def test_stages_run_beside_each_other_where_they_may(tmp_path):
     assert sorted(failed) == ["blocked", "broken", "never measured"]
     ran = {path.name: [float(number) for number in path.read_text().split()]
            for path in (tmp_path / "parts").iterdir()}
-    assert set(ran) == {"first", "second", "large 1", "large 2", "large 3", "alone"}
+    assert set(ran) == {"first", "second", "large 1", "large 2", "large 3",
+                        "large 4", "large 5", "alone"}
     assert ran["second"][0] >= ran["first"][1]
     assert {run[2] for run in ran.values()} == {0, 1}
 
@@ -77,8 +79,10 @@ def test_stages_run_beside_each_other_where_they_may(tmp_path):
         return ran[a][0] < ran[b][1] and ran[b][0] < ran[a][1] and ran[a][2] == ran[b][2]
 
     for a in ran:
-        for b in ran:
-            if a < b and together(a, b):
-                assert not (a.startswith("large") and b.startswith("large")), (a, b)
-                assert "alone" not in (a, b)
+        beside = [b for b in ran if b != a and together(a, b)]
+        assert len(beside) < schedule.MAX_STAGES_PER_GPU, (a, beside)
+        if a.startswith("large"):
+            also_large = [b for b in beside if b.startswith("large")]
+            assert len(also_large) < schedule.MAX_LARGE_PER_GPU, (a, also_large)
+        assert a != "alone" or not beside
     assert time.time() - begun < 30
