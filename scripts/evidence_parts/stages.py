@@ -120,8 +120,9 @@ def recovery_options(bench):
     if bench.is_small:
         return ["--data", f"{','.join(OF_SMALL)},{texts}", "--length", 1024, "--steps", 200,
                 "--batch", 32, "--pass-tokens", 32768, "--lr", 3e-4]
-    return ["--data", f"lines,niah,noise,{texts}", "--length", "2k:30,4k:15,7k:15", "--batch", 8,
-            "--pass-tokens", 16384, "--lr", 1e-4, "--questions", 16]
+    return ["--data", f"lines*2,niah,noise,{bench.train_prose}*2,{bench.train_code}*2", "--length",
+            "2k:30,4k:15,7k:22", "--batch", 8, "--pass-tokens", 16384, "--lr", 1e-4, "--questions",
+            16]
 
 
 def recover(kind, seed):
@@ -190,12 +191,12 @@ def to_million(stage):
         wide = bench.convert(trained(bench, kind, 0), bench.models / f"{stage}-wide", *gates,
                              *options)
         near, target = bench.models / f"{stage}-near", bench.models / stage
-        tasks, texts = "niah,noise,lines", f"{bench.train_prose}*2,{bench.train_code}"
+        texts = f"{bench.train_prose}*3,{bench.train_code}*3"
         training = [
-            bench.train(wide, near, "--data", f"{tasks},{texts}", "--length",
+            bench.train(wide, near, "--data", f"niah*2,noise*2,lines*2,{texts}", "--length",
                         "8k:48,16k:24,32k:12", "--batch", 4, "--pass-tokens", 32768, "--lr", 4e-4,
                         "--final-lr", 0.4, "--questions", 64),
-            bench.train(near, target, "--data", f"niah*3,noise*3,lines*3,{texts}", "--length",
+            bench.train(near, target, "--data", f"niah*6,noise*6,lines*6,{texts}", "--length",
                         "64k:8,128k:4,256k:2", "--batch", 2, "--pass-tokens", 65536, "--lr", 1.6e-4,
                         "--final-lr", 0.1, "--questions", 128, "--recompute", "--spread-to", "1m",
                         "--spread-share", 0.5),
@@ -250,7 +251,8 @@ def second(task):
 def speed(bench):
     """Both plans of one model; on a GPU also with libtorch's attention alone."""
     lengths = ["1k"] if bench.fast else ["1k", "4k", "16k", "64k", "128k"]
-    words = ["bench", bench.zigzag(), "--lengths", ",".join(lengths), *bench.on_device()]
+    chunk = ["--chunk", 4096] if bench.device != "cpu" else []
+    words = ["bench", bench.zigzag(), "--lengths", ",".join(lengths), *chunk, *bench.on_device()]
     result = {"loza": bench.loza(*words)}
     if bench.device != "cpu":
         result["libtorch"] = bench.loza(*words, environment={"LOZA_ATTENTION": "libtorch"})

@@ -1,9 +1,14 @@
 """scripts/evidence: what documents show is what was measured; stages run when they may."""
 
+import json
+import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "evidence_parts"))
@@ -86,3 +91,84 @@ def test_stages_run_beside_each_other_where_they_may(tmp_path):
             assert len(also_large) < schedule.MAX_LARGE_PER_GPU, (a, also_large)
         assert a != "alone" or not beside
     assert time.time() - begun < 30
+
+
+# Answers as loza would, at once. Its scores say which model and task they are of.
+STAND_IN = """#!{python}
+import json, pathlib, sys
+
+command, *words = sys.argv[1:]
+def after(option, default=""):
+    return words[words.index(option) + 1] if option in words else default
+def number(text):
+    return int(text) if text.isdigit() else int(text[:-1]) << {{"k": 10, "m": 20}}[text[-1]]
+positional = []
+for word in words:
+    if word.startswith("--"):
+        break
+    positional.append(pathlib.Path(word))
+for source in positional[:1 if command in ("train", "convert") else None]:
+    assert source.is_dir(), source
+if command == "calibrate":
+    gates = pathlib.Path(after("--out"))
+    gates.write_text("{{}}")
+    seeds = [{{"trajectory": [], "losses": []}}] * int(after("--seeds"))
+    report = {{"seeds": seeds, "tokens": 100, "seconds": 1.0, "alpha": [0.1, 0.9],
+               "layer_type": "10",
+               "stability": {{"rank_correlation": 1.0, "overlap": 1.0, "num_tied_at_cut": 0}}}}
+elif command in ("convert", "train"):
+    positional[1].mkdir()
+    assert "--gates" not in words or pathlib.Path(after("--gates")).exists()
+    report = {{"log": "", "tokens": 1000, "seconds": 2.0, "tokens_per_s": 500.0}}
+elif command == "eval":
+    plans = after("--plans").split(",") + after("--gates").split(",") if "--plans" in words else []
+    subjects = [pathlib.Path(plan).stem for plan in plans if plan] or [m.name for m in positional]
+    documents = int(after("--documents"))
+    report = {{"subjects": [{{"name": name}} for name in subjects], "cells": [
+        {{"task": task, "length": number(length), "subject": subject, "documents": documents,
+          "answers": 0 if task.startswith("ppl") else 10 * documents, "tokens": 50,
+          "exact_match": None if task.startswith("ppl") else
+                         {{"value": 0.9 if "yarn" in subject else 0.5, "low": 0.1, "high": 0.95}},
+          "nll": {{"value": 1.5}}, "seconds": 1.0, "peak_gpu_mib": 100.0}}
+        for task in after("--tasks").split(",") for length in after("--lengths").split(",")
+        for subject in subjects]}}
+else:
+    assert command == "bench", command
+    report = [{{"model": positional[0].name, "plan": plan, "length": number(length),
+                "prefill_tokens_per_s": 10.0, "decode_tokens_per_s": 1.0,
+                "kv_bytes": {{"total": 1 << 20}}}}
+              for length in after("--lengths").split(",") for plan in ("config", "dense")]
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.parametrize("context", [8192, 1024])
+def test_every_stage_and_every_table(tmp_path, context):
+    """From stage to page with a program that measures nothing: whether they fit together."""
+    program = tmp_path / "loza"
+    program.write_text(STAND_IN.format(python=sys.executable))
+    program.chmod(0o755)
+    model = tmp_path / "base"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+    text = tmp_path / "text.txt"
+    text.write_text("a text")
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/evidence", "run", model, out,
+         "--train-text", text, text], capture_output=True, text=True, env={**os.environ, "LOZA": str(program)})
+    assert done.returncode == 0, done.stderr
+    pages.write(out, None)
+    stages = json.loads((out / "results.json").read_text())
+    fits = {stage.name for stage in STAGES if stage.for_small or context > 2048}
+    assert set(stages) == fits
+    page = (out / "report.html").read_text()
+    for name in ["gates", "choices", "sparsity", "recovery"]:
+        assert pages.TITLES[name] in page, name
+    if context > 2048:
+        million = pages.tables(stages)["million"]
+        rows = {(row[0], row[1]): row[2:] for row in million}
+        assert "50 [10, 95] / 1.50" == rows[("zigzag, RoPE by kind", "lines")][3]
+        # The best of the others is asked for lines at a million too.
+        assert "90 [10, 95] / 1.50" == rows[("zigzag, YaRN everywhere", "lines")][3]
+        assert "not run" == rows[("dense, YaRN everywhere", "lines")][3]
