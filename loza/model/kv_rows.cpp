@@ -57,9 +57,10 @@ void read_runs(const PagedKvView& kv, const std::vector<RowRun>& runs, const at:
   if (runs.empty()) return;
   check_rows(kv, rows);
   if (rows.device().is_cpu()) return copy_on_cpu(kv, runs, rows, Direction::kFromPages);
-  rows.copy_(attention::all_rows(kv, runs, rows.options())
-                 .narrow(1, 0, rows.size(1))
-                 .index_select(0, attention::row_indices(runs, rows.device())));
+  at::Tensor out = rows;
+  at::index_select_out(out,
+                       attention::all_rows(kv, runs, rows.options()).narrow(1, 0, rows.size(1)), 0,
+                       attention::row_indices(runs, rows.device()));
 }
 
 // The runs' rows become the rows [first_row, ...) of `rows`.
@@ -69,10 +70,19 @@ void write_runs(const PagedKvView& kv, const std::vector<RowRun>& runs, const at
   check_rows(kv, rows);
   const at::Tensor source = rows.narrow(0, first_row, rows.size(0) - first_row);
   if (rows.device().is_cpu()) return copy_on_cpu(kv, runs, source, Direction::kToPages);
+  at::Tensor pages = attention::all_rows(kv, runs, rows.options()).narrow(1, 0, rows.size(1));
+  // Indices have to come from the host, which waits for the device. A decoded token does without.
+  constexpr std::size_t kFewRuns = 2;
+  if (runs.size() <= kFewRuns) {
+    std::int64_t row = 0;
+    for (const RowRun& run : runs) {
+      pages.narrow(0, run.first_row, run.num_rows).copy_(source.narrow(0, row, run.num_rows));
+      row += run.num_rows;
+    }
+    return;
+  }
   const at::Tensor indices = attention::row_indices(runs, rows.device());
-  attention::all_rows(kv, runs, rows.options())
-      .narrow(1, 0, rows.size(1))
-      .index_copy_(0, indices, source.narrow(0, 0, indices.size(0)));
+  pages.index_copy_(0, indices, source.narrow(0, 0, indices.size(0)));
 }
 
 }  // namespace

@@ -28,8 +28,18 @@ class Running:
     def __init__(self, stage, gpu, command, log):
         self.stage, self.gpu, self.begun = stage, gpu, time.time()
         self.log = open(log, "w")
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
+
+
+def visible_gpus(count):
+    """Names of that many GPUs, of those that CUDA_VISIBLE_DEVICES lets us see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(gpu) for gpu in range(count)]
+    if len(names) < count:
+        raise SystemExit(f"evidence: --gpus: at most {len(names)}, as CUDA_VISIBLE_DEVICES has, "
+                         f"got {count}")
+    return names[:count]
 
 
 def is_free(gpu, stage, running):
@@ -44,6 +54,7 @@ def is_free(gpu, stage, running):
 def run_on_gpus(wanted, num_gpus, command_of, part_of, logs):
     """command_of(stage) measures one stage and leaves its part. What needs a stage that failed, or
     was never measured, is not run. Returns the names of what did not come out."""
+    gpus = visible_gpus(num_gpus)
     waiting, running, failed = list(wanted), [], []
     names = {stage.name for stage in wanted}
     while waiting or running:
@@ -65,7 +76,7 @@ def run_on_gpus(wanted, num_gpus, command_of, part_of, logs):
             failed.append(stage.name)
         for stage in [stage for stage in waiting
                       if all(part_of(need).exists() for need in stage.needs)]:
-            free = [gpu for gpu in range(num_gpus) if is_free(gpu, stage, running)]
+            free = [gpu for gpu in gpus if is_free(gpu, stage, running)]
             if not free:
                 continue
             gpu = min(free, key=lambda gpu: sum(run.gpu == gpu for run in running))
