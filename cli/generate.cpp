@@ -29,7 +29,7 @@ struct GenerateOptions {
   std::string prompt;
   ModelOptions placement;
   bool chat = false, control_tokens = false, ignore_eos = false, json = false;
-  std::int64_t max_new = 256, chunk_len = 512, budget_bytes = 0;
+  std::int64_t max_new = 256, chunk_len = 0, budget_bytes = 0;
   SamplingOptions sampling;
   std::vector<std::string> stops;
 };
@@ -211,9 +211,10 @@ void add_generate(CLI::App& app) {
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end-of-text token");
   add_model_options(*command, options->placement);
   add_weights_option(*command, options->placement);
-  command->add_option("--chunk", options->chunk_len, "Tokens of the prompt computed at a time")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
-      ->capture_default_str();
+  command
+      ->add_option("--chunk", options->chunk_len,
+                   "Tokens of the prompt computed at a time (default: 512, on a GPU 4096)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   command
       ->add_option("--kv-budget", options->budget_bytes,
                    "Most memory for keys and values, as in 512MB; default: what is available")

@@ -31,6 +31,8 @@ void show(Sequence& sequence, const std::string& piece) {
 
 }  // namespace
 
+std::int64_t usual_chunk_len(at::Device device) { return device.is_cpu() ? 512 : 4096; }
+
 Engine::Engine(const Transformer& model, AttentionPlan plan, const Tokenizer* tokenizer,
                const EngineOptions& options)
     : model_(model),
@@ -39,7 +41,8 @@ Engine::Engine(const Transformer& model, AttentionPlan plan, const Tokenizer* to
       cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan_.patterns,
              {options.max_sequences, options.num_tokens, options.budget_bytes, options.poison,
               kv_allocator(model.device())}),
-      scheduler_(cache_, options.chunk_len) {
+      scheduler_(cache_,
+                 options.chunk_len > 0 ? options.chunk_len : usual_chunk_len(model.device())) {
   LOZA_CHECK(plan_.num_modules() == model.config().num_modules(), plan_.num_modules(),
              model.config().num_modules());
 }

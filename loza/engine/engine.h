@@ -15,10 +15,13 @@
 
 namespace loza {
 
+// Tokens of prompts that one step computes unless told otherwise: as many as keep a device busy.
+std::int64_t usual_chunk_len(at::Device device);
+
 struct EngineOptions {
   std::int64_t max_sequences = 8;  // that run at a time; others wait
   std::int64_t num_tokens = 8192;  // of prompt and text, of all running sequences together
-  std::int64_t chunk_len = 512;    // tokens of prompts that one step computes
+  std::int64_t chunk_len = 0;      // tokens of prompts that one step computes; 0: usual_chunk_len
   std::int64_t budget_bytes = 0;   // of KV memory; 0: what the system says is available
   bool poison = false;             // KvLimits::poison, for tests
 };

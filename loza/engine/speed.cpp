@@ -100,15 +100,17 @@ double median_seconds(const SpeedOptions& options, const Timed& timed) {
 
 Speed measure_speed(const Transformer& model, const AttentionPlan& plan, std::int64_t length,
                     const SpeedOptions& options) {
-  LOZA_CHECK(length >= 1 && options.chunk_len >= 1 && options.num_decoded >= 1, length,
+  LOZA_CHECK(length >= 1 && options.chunk_len >= 0 && options.num_decoded >= 1, length,
              options.chunk_len, options.num_decoded);
+  const std::int64_t chunk_len =
+      options.chunk_len > 0 ? options.chunk_len : usual_chunk_len(model.device());
   c10::InferenceMode no_gradients;
   // Decode warms up with its first tokens, and each repeat continues where the last one ended.
   constexpr std::int64_t kWarmUp = 4;
   const std::int64_t max_len = length + kWarmUp + options.repeats * options.num_decoded;
   Runner runner(model, plan, max_len, options.budget_bytes);
   const at::Tensor prompt = random_prompt(length, model.config().vocab_size, options.seed);
-  runner.feed(prompt.slice(0, 0, std::min(length, options.chunk_len)));
+  runner.feed(prompt.slice(0, 0, std::min(length, chunk_len)));
 
   Speed speed;
   speed.length = length;
@@ -116,7 +118,7 @@ Speed measure_speed(const Transformer& model, const AttentionPlan& plan, std::in
   const double prefill_seconds = median_seconds(options, [&] {
     runner.restart();
     const Clock::time_point begin = Clock::now();
-    next = runner.feed_prompt(prompt, options.chunk_len);
+    next = runner.feed_prompt(prompt, chunk_len);
     return seconds_since(begin);
   });
   speed.prefill_per_second = static_cast<double>(length) / prefill_seconds;

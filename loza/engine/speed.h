@@ -11,7 +11,7 @@
 namespace loza {
 
 struct SpeedOptions {
-  std::int64_t chunk_len = 512;   // of prefill
+  std::int64_t chunk_len = 0;     // of prefill; 0: usual_chunk_len (engine.h)
   std::int64_t num_decoded = 32;  // tokens of one decode timing
   int repeats = 3;                // of each timing, after a warm-up; the median counts
   double max_seconds = 20;        // no further repeat of a timing that took so long already

@@ -251,8 +251,7 @@ def second(task):
 def speed(bench):
     """Both plans of one model; on a GPU also with libtorch's attention alone."""
     lengths = ["1k"] if bench.fast else ["1k", "4k", "16k", "64k", "128k"]
-    chunk = ["--chunk", 4096] if bench.device != "cpu" else []
-    words = ["bench", bench.zigzag(), "--lengths", ",".join(lengths), *chunk, *bench.on_device()]
+    words = ["bench", bench.zigzag(), "--lengths", ",".join(lengths), *bench.on_device()]
     result = {"loza": bench.loza(*words)}
     if bench.device != "cpu":
         result["libtorch"] = bench.loza(*words, environment={"LOZA_ATTENTION": "libtorch"})
