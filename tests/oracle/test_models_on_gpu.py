@@ -10,8 +10,7 @@ from transformers import DeepseekV2Config, LlamaConfig, Qwen3Config
 import test_models
 from test_models import loza_logits, make_model, random_ids
 
-if not torch.cuda.is_available():
-    pytest.skip("no GPU", allow_module_level=True)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 LAYERS, HIDDEN = 4, 512
 COMMON = dict(vocab_size=test_models.VOCAB, hidden_size=HIDDEN, intermediate_size=768,
