@@ -53,7 +53,9 @@ class Bench:
 
     def evaluate(self, models, tasks, lengths, *options, documents=None):
         if documents is None:
-            documents = 1 if self.fast else 8 if self.is_small else 2
+            documents = 1 if self.fast else 12 if self.is_small else 2
+        if self.is_small:  # as many as half of its context has room for
+            options = ["--questions", 4, *options]
         return self.loza("eval", *models, "--tasks", ",".join(tasks), "--lengths",
                          ",".join(map(str, lengths)), "--documents", documents, "--seed", 1000,
                          *self.texts(), *self.on_device(), *options)

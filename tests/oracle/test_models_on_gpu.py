@@ -12,7 +12,7 @@ from test_models import loza_logits, make_model, random_ids
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-LAYERS, HIDDEN = 4, 512
+LAYERS, HIDDEN = 4, 576
 COMMON = dict(vocab_size=test_models.VOCAB, hidden_size=HIDDEN, intermediate_size=768,
               num_hidden_layers=LAYERS, max_position_embeddings=4096, initializer_range=0.05,
               bos_token_id=0, eos_token_id=1)
