@@ -39,6 +39,8 @@ const std::vector<BenchCase> kCases = {
     {"full 16K h16 192/128", 16 * kThousand, 16, 16, 192, 128, BlockPattern::full()},
     {"full 64K h16 192/128", 64 * kThousand, 16, 16, 192, 128, BlockPattern::full()},
     {"full 64K h32/8 128/128", 64 * kThousand, 32, 8, 128, 128, BlockPattern::full()},
+    {"full 64K h9/3 64/64", 64 * kThousand, 9, 3, 64, 64, BlockPattern::full()},
+    {"full 64K h16 64/64", 64 * kThousand, 16, 16, 64, 64, BlockPattern::full()},
 };
 
 // What an H200 reaches: a copy's reads and writes, and a large matrix product.
