@@ -85,15 +85,18 @@ __device__ __forceinline__ int k_row(const PrefillSequence& rows, int pos) {
 }
 
 // The tile at place `index` of the order of work: heads_in_turn heads together, whose tiles come
-// longest first.
+// longest first, or shortest first in every second turn: so a turn goes on where the one before
+// ended, and blocks stay level although a turn is no whole number of rounds. The last turn ends
+// with the shortest.
 __device__ __forceinline__ PrefillTile tile_at(const PrefillArgs& args, int index) {
   PrefillTile tile;
   const int turn_size = args.num_tiles * args.heads_in_turn;
   const int turn = index / turn_size;
   index -= turn * turn_size;
-  const int from_last = index / args.heads_in_turn;
-  tile.head = turn * args.heads_in_turn + index - from_last * args.heads_in_turn;
-  const int of_all = args.num_tiles - 1 - from_last;
+  const int place = index / args.heads_in_turn;
+  tile.head = turn * args.heads_in_turn + index - place * args.heads_in_turn;
+  const bool longest_first = (args.num_heads / args.heads_in_turn - turn) % 2 == 1;
+  const int of_all = longest_first ? args.num_tiles - 1 - place : place;
   int begin = 0, end = args.num_sequences;  // the sequence is in [begin, end)
   while (end - begin > 1) {
     const int middle = (begin + end) / 2;
