@@ -121,6 +121,14 @@ __device__ __forceinline__ void load_box(void* destination, const CUtensorMap* m
       : "memory");
 }
 
+// Brings a box into the L2.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int c0, int c1, int c2,
+                                             int c3) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map),
+               "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+
 // Orders this thread's ordinary writes to shared memory before later reads of it by the
 // tensor cores and the copy engine. A barrier must follow for other threads' reads.
 __device__ __forceinline__ void fence_async_proxy() {

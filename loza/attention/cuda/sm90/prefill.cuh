@@ -49,16 +49,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     ptx::shrink_registers<40>();
     if (thread != 0) return;
     PrefillProducer<Shape> producer{args, shared};
-    for_each_tile(args, [&](const PrefillTile& tile) { producer.produce(tile); });
+    producer.produce_all();
   } else {
     ptx::grow_registers<232>();
     PrefillConsumer<Shape> consumer{args, shared, {warpgroup, thread, thread / 32, thread % 32}};
     // The first turn is the first consumer's, given by the other.
     if (warpgroup == 1) ptx::arrive_at(kTurn0, 2 * Shape::kWarpgroup);
-    for_each_tile(args, [&](const PrefillTile& tile) {
+    TileWalk walk(args);
+    for (PrefillTile tile; walk.take(tile);) {
       consumer.attend(tile);
       consumer.store(tile);
-    });
+    }
     if (warpgroup == 0) ptx::sync(kTurn0, 2 * Shape::kWarpgroup);
   }
 }

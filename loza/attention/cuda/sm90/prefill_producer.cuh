@@ -40,8 +40,27 @@ struct PrefillProducer {
     ptx::load_box(shared.v[kv.stage], &args.v_map, full, 0, row, 0, key_head, ptx::kEvictNormal);
   }
 
+  // What a tile begins with is read by no other at that time and comes from memory, for all blocks
+  // at once: asked for so many key tiles ahead, it comes while they are worked on.
+  static constexpr int kAhead = 4;
+
+  __device__ __forceinline__ void prefetch(const PrefillTile& tile) {
+    const PrefillSequence& rows = args.sequences[tile.sequence];
+    const int row = k_row(rows, tile.begin_pos()), key_head = tile.head / args.group_size;
+    if (tile.keys.size() == 0) return;
+    ptx::prefetch_box(&args.k_map, 0, row, 0, key_head);
+    ptx::prefetch_box(&args.q_map, 0, q_row(rows, tile.begin_pos()), 0, tile.head);
+    ptx::prefetch_box(&args.v_map, 0, row, 0, key_head);
+  }
+  __device__ __forceinline__ void prefetch_sink_queries(const PrefillTile& tile,
+                                                        const PrefillSequence& rows) {
+    if (!args.has_sink_q || tile.keys.sink_end == 0) return;
+    ptx::prefetch_box(&args.sink_q_map, 0, q_row(rows, tile.begin_pos()), 0, tile.head);
+  }
+
   // Queries follow the first keys that they meet: room for those comes earlier.
-  __device__ __forceinline__ void produce(const PrefillTile& tile) {
+  __device__ __forceinline__ void produce(const PrefillTile& tile, bool has_next,
+                                          const PrefillTile& next) {
     const PrefillSequence& rows = args.sequences[tile.sequence];
     const int key_head = tile.head / args.group_size;
     for (int i = 0; i < tile.keys.size(); ++i) {
@@ -51,6 +70,19 @@ struct PrefillProducer {
       if (args.has_sink_q && i == tile.keys.num_recent) load_queries(args.sink_q_map, tile, rows);
       load_values(row, key_head);
       kv.advance();
+      if (i == 0) prefetch_sink_queries(tile, rows);
+      if (has_next && i == max(0, tile.keys.size() - kAhead)) prefetch(next);
+    }
+  }
+
+  __device__ __forceinline__ void produce_all() {
+    TileWalk walk(args);
+    PrefillTile tile, next;
+    bool has_next = walk.take(next);
+    while (has_next) {
+      tile = next;
+      has_next = walk.take(next);
+      produce(tile, has_next, next);
     }
   }
 };

@@ -109,16 +109,25 @@ __device__ __forceinline__ PrefillTile tile_at(const PrefillArgs& args, int inde
   return tile;
 }
 
-// Calls visit(tile) for the tiles of this block: every gridDim.x-th, in turn from the front and
-// from the back, so that none gets the longest of every round.
-template <typename Visit>
-__device__ __forceinline__ void for_each_tile(const PrefillArgs& args, const Visit& visit) {
-  const int num_blocks = gridDim.x, block = blockIdx.x;
-  const int size = args.num_tiles * args.num_heads;
-  for (int round = 0; round * num_blocks < size; ++round) {
-    const int index = round * num_blocks + (round % 2 == 0 ? block : num_blocks - 1 - block);
-    if (index < size) visit(tile_at(args, index));
+// The tiles of this block: every gridDim.x-th, in turn from the front and from the back, so that
+// none gets the longest of every round.
+class TileWalk {
+ public:
+  __device__ __forceinline__ explicit TileWalk(const PrefillArgs& args) : args_(args) {}
+
+  // False if there is none left.
+  __device__ __forceinline__ bool take(PrefillTile& tile) {
+    const int num_blocks = gridDim.x, block = blockIdx.x;
+    const int index = round_ * num_blocks + (round_ % 2 == 0 ? block : num_blocks - 1 - block);
+    if (index >= args_.num_tiles * args_.num_heads) return false;
+    ++round_;
+    tile = tile_at(args_, index);
+    return true;
   }
-}
+
+ private:
+  const PrefillArgs& args_;
+  int round_ = 0;
+};
 
 }  // namespace loza::attention::cuda
