@@ -111,9 +111,9 @@ std::int64_t num_keys(const ForwardParams& params) {
 }
 
 bool encode(const TensorView& view, DType dtype, std::int64_t size, std::int64_t num_tokens,
-            std::int64_t num_heads, CUtensorMap* map) {
+            std::int64_t num_heads, int box_tokens, CUtensorMap* map) {
   return encode_tensor_map(PackedOperand{dtype, view.data, size, num_tokens, num_heads,
-                                         view.token_stride, view.head_stride, kTileLen},
+                                         view.token_stride, view.head_stride, box_tokens},
                            map);
 }
 
@@ -121,19 +121,20 @@ bool encode_maps(const ForwardParams& params, const SharedKeyTail& tail, Prefill
   const std::int64_t heads = params.num_heads, key_heads = params.num_key_heads;
   const std::int64_t queries = num_queries(params), keys = num_keys(params);
   const std::int64_t key_size = params.qk_size - (args.has_key_tail ? kTailSize : 0);
-  if (!encode(params.q, params.dtype, params.qk_size, queries, heads, &args.q_map)) return false;
-  if (args.has_sink_q &&
-      !encode(params.sink_q, params.dtype, params.qk_size, queries, heads, &args.sink_q_map)) {
+  if (!encode(params.q, params.dtype, params.qk_size, queries, heads, kConsumerRows, &args.q_map))
+    return false;
+  if (args.has_sink_q && !encode(params.sink_q, params.dtype, params.qk_size, queries, heads,
+                                 kConsumerRows, &args.sink_q_map)) {
     return false;
   }
   if (keys == 0) return true;  // nothing will be read
   const TensorView tail_view = {const_cast<void*>(tail.data), tail.token_stride, 0};
   if (args.has_key_tail &&
-      !encode(tail_view, params.dtype, kTailSize, keys, 1, &args.key_tail_map)) {
+      !encode(tail_view, params.dtype, kTailSize, keys, 1, kTileLen, &args.key_tail_map)) {
     return false;
   }
-  return encode(params.k, params.dtype, key_size, keys, key_heads, &args.k_map) &&
-         encode(params.v, params.dtype, params.v_size, keys, key_heads, &args.v_map);
+  return encode(params.k, params.dtype, key_size, keys, key_heads, kTileLen, &args.k_map) &&
+         encode(params.v, params.dtype, params.v_size, keys, key_heads, kTileLen, &args.v_map);
 }
 
 // Heads that share keys side by side; under the full pattern so many together that equally long

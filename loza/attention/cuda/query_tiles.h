@@ -5,7 +5,8 @@
 // The pattern in tiles, for prefill. Host and device.
 namespace loza::attention::cuda {
 
-inline constexpr int kTileLen = 128;  // positions of a query tile, and of a key tile
+inline constexpr int kTileLen = 128;      // positions of a query tile, and of a key tile
+inline constexpr int kConsumerRows = 64;  // queries of a tile that one warpgroup takes
 
 // The tile that holds a position; positions before the first have negative ones.
 LOZA_HOST_DEVICE constexpr int tile_of(int pos) {

@@ -17,8 +17,10 @@ namespace loza::attention::cuda {
 
 template <typename Shape>
 __device__ __forceinline__ void init_barriers(PrefillShared<Shape>& shared) {
-  ptx::init_barrier(&shared.q_full, 1);
-  ptx::init_barrier(&shared.q_empty, Shape::kConsumerWarps);
+  for (int consumer = 0; consumer < Shape::kConsumers; ++consumer) {
+    ptx::init_barrier(&shared.q_full[consumer], 1);
+    ptx::init_barrier(&shared.q_empty[consumer], Shape::kWarps);
+  }
   for (int stage = 0; stage < Shape::kStages; ++stage) {
     ptx::init_barrier(&shared.k_full[stage], 1);
     ptx::init_barrier(&shared.v_full[stage], 1);
@@ -36,7 +38,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   static_assert(sizeof(PrefillShared<Shape>) <= Shape::kSharedLimit,
                 "a block's shared memory on Hopper is 227 KB");
 
-  const int warpgroup = threadIdx.x / Shape::kWarpgroup, thread = threadIdx.x % Shape::kWarpgroup;
+  // The same for all lanes of a warp, and so that the compiler sees it.
+  const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / Shape::kWarpgroup, 0);
+  const int thread = threadIdx.x % Shape::kWarpgroup;
   if (threadIdx.x == 0) {
     ptx::prefetch(&args.q_map);
     ptx::prefetch(&args.k_map);

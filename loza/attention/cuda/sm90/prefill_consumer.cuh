@@ -66,8 +66,7 @@ struct PrefillConsumer {
 
   // S [64, 128 keys] = Q K^T, begun.
   __device__ __forceinline__ void begin_scores(Scores128& scores) {
-    const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q) +
-                                                   self.consumer * Shape::kRows * kRowBytes);
+    const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q[self.consumer]));
     const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.k[k.stage]));
     ptx::wait(&shared.k_full[k.stage], k.parity);
     wgmma_begin();
@@ -75,8 +74,9 @@ struct PrefillConsumer {
     for (int t = 0; t < Shape::kQkTiles; ++t) {
 #pragma unroll
       for (int step = 0; step < kStepsPerSubTile; ++step) {
-        const int offset = t * Shape::kSubTileBytes + step * kRowOperandStep;
-        wgmma<Element, Operand::kRows>(scores, queries + offset, keys + offset, t + step > 0);
+        wgmma<Element, Operand::kRows>(
+            scores, queries + (t * Shape::kQSubTileBytes + step * kRowOperandStep),
+            keys + (t * Shape::kSubTileBytes + step * kRowOperandStep), t + step > 0);
       }
     }
     wgmma_commit();
@@ -107,9 +107,11 @@ struct PrefillConsumer {
     v.advance();
   }
   __device__ __forceinline__ void await_values() { ptx::wait(&shared.v_full[v.stage], v.parity); }
-  __device__ __forceinline__ void await_queries() { ptx::wait(&shared.q_full, q.parity); }
+  __device__ __forceinline__ void await_queries() {
+    ptx::wait(&shared.q_full[self.consumer], q.parity);
+  }
   __device__ __forceinline__ void release_queries() {
-    release(&shared.q_empty);
+    release(&shared.q_empty[self.consumer]);
     q.advance();
   }
 

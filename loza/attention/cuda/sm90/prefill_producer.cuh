@@ -12,12 +12,18 @@ struct PrefillProducer {
   QueryPlace q;
   RingPlace<Shape::kStages> kv;
 
+  // Each consumer's as soon as it has done with those before.
   __device__ __forceinline__ void load_queries(const CUtensorMap& map, const PrefillTile& tile,
                                                const PrefillSequence& rows) {
-    ptx::wait(&shared.q_empty, q.parity ^ 1);
-    ptx::arrive_expecting(&shared.q_full, Shape::kQkBytes);
-    ptx::load_box(shared.q, &map, &shared.q_full, 0, q_row(rows, tile.begin_pos()), 0, tile.head,
-                  ptx::kEvictFirst);
+    const int row = q_row(rows, tile.begin_pos());
+#pragma unroll
+    for (int consumer = 0; consumer < Shape::kConsumers; ++consumer) {
+      auto* full = &shared.q_full[consumer];
+      ptx::wait(&shared.q_empty[consumer], q.parity ^ 1);
+      ptx::arrive_expecting(full, Shape::kQBytes);
+      ptx::load_box(shared.q[consumer], &map, full, 0, row + consumer * Shape::kRows, 0, tile.head,
+                    ptx::kEvictFirst);
+    }
     q.advance();
   }
 
@@ -44,18 +50,27 @@ struct PrefillProducer {
   // at once: asked for so many key tiles ahead, it comes while they are worked on.
   static constexpr int kAhead = 4;
 
+  __device__ __forceinline__ void prefetch_queries(const CUtensorMap& map, const PrefillTile& tile,
+                                                   const PrefillSequence& rows) {
+    const int row = q_row(rows, tile.begin_pos());
+#pragma unroll
+    for (int consumer = 0; consumer < Shape::kConsumers; ++consumer) {
+      ptx::prefetch_box(&map, 0, row + consumer * Shape::kRows, 0, tile.head);
+    }
+  }
   __device__ __forceinline__ void prefetch(const PrefillTile& tile) {
-    const PrefillSequence& rows = args.sequences[tile.sequence];
-    const int row = k_row(rows, tile.begin_pos()), key_head = tile.head / args.group_size;
     if (tile.keys.size() == 0) return;
+    const PrefillSequence& rows = args.sequences[tile.sequence];
+    const int row = k_row(rows, tile.keys.tile(0) * kTileLen);
+    const int key_head = tile.head / args.group_size;
     ptx::prefetch_box(&args.k_map, 0, row, 0, key_head);
-    ptx::prefetch_box(&args.q_map, 0, q_row(rows, tile.begin_pos()), 0, tile.head);
+    prefetch_queries(args.q_map, tile, rows);
     ptx::prefetch_box(&args.v_map, 0, row, 0, key_head);
   }
   __device__ __forceinline__ void prefetch_sink_queries(const PrefillTile& tile,
                                                         const PrefillSequence& rows) {
     if (!args.has_sink_q || tile.keys.sink_end == 0) return;
-    ptx::prefetch_box(&args.sink_q_map, 0, q_row(rows, tile.begin_pos()), 0, tile.head);
+    prefetch_queries(args.sink_q_map, tile, rows);
   }
 
   // Queries follow the first keys that they meet: room for those comes earlier.

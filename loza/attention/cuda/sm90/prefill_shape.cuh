@@ -16,24 +16,28 @@ struct PrefillShape {
 
   static constexpr int kConsumers = 2;
   static constexpr int kWarpgroup = 128;
-  static constexpr int kConsumerWarps = kConsumers * kWarpgroup / 32;
+  static constexpr int kWarps = kWarpgroup / 32;  // of a consumer
+  static constexpr int kConsumerWarps = kConsumers * kWarps;
   static constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
-  static constexpr int kRows = kTileLen / kConsumers;  // queries of a consumer
+  static constexpr int kRows = kConsumerRows;
 
   static constexpr int kQkTiles = kQkSize / kSubTileCols;
   static constexpr int kVTiles = kVSize / kSubTileCols;
   static constexpr int kSubTileBytes = kTileLen * kRowBytes;
   static constexpr int kQkBytes = kQkTiles * kSubTileBytes;
   static constexpr int kVBytes = kVTiles * kSubTileBytes;
+  static constexpr int kQSubTileBytes = kRows * kRowBytes;
+  static constexpr int kQBytes = kQkTiles * kQSubTileBytes;  // of a consumer
 
   static constexpr int kSharedLimit = 232448;
   static constexpr int kSmallShared = 1024;
   static constexpr int kMostStages = 4;
   static constexpr int kFittingStages =
-      (kSharedLimit - kSmallShared - kQkBytes) / (kQkBytes + kVBytes);
+      (kSharedLimit - kSmallShared - kConsumers * kQBytes) / (kQkBytes + kVBytes);
   static constexpr int kStages = kFittingStages < kMostStages ? kFittingStages : kMostStages;
 
   static_assert(kRows == 64, "a consumer's queries are the rows of one matrix product");
+  static_assert(kConsumers * kRows == kTileLen);
   static_assert(kQkSize % kSubTileCols == 0 && kVSize % kSubTileCols == 0,
                 "rows are whole sub-tiles");
   static_assert(kStages >= 2, "the next tile's keys arrive while this one's are read");
@@ -41,11 +45,11 @@ struct PrefillShape {
 
 template <typename Shape>
 struct PrefillShared {
-  alignas(kSubTileAlign) std::uint8_t q[Shape::kQkBytes];
+  alignas(kSubTileAlign) std::uint8_t q[Shape::kConsumers][Shape::kQBytes];
   alignas(kSubTileAlign) std::uint8_t k[Shape::kStages][Shape::kQkBytes];
   alignas(kSubTileAlign) std::uint8_t v[Shape::kStages][Shape::kVBytes];
 
-  std::uint64_t q_full, q_empty;
+  std::uint64_t q_full[Shape::kConsumers], q_empty[Shape::kConsumers];
   std::uint64_t k_full[Shape::kStages], k_empty[Shape::kStages];
   std::uint64_t v_full[Shape::kStages], v_empty[Shape::kStages];
 };
@@ -64,7 +68,7 @@ struct RingPlace {
   }
 };
 
-// The queries' buffer is a ring of one.
+// A consumer's queries have a ring of one.
 using QueryPlace = RingPlace<1>;
 
 // One query tile of one head.
