@@ -161,17 +161,20 @@ __device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const Swa
 
 // ---- the merge of blocks and of clusters ----
 
-__device__ __forceinline__ float warp_max(float value) {
+// Over groups of kLanes neighbouring lanes.
+template <int kLanes>
+__device__ __forceinline__ float group_max(float value) {
 #pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
+  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
     value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFF, value, lanes));
   }
   return value;
 }
 
-__device__ __forceinline__ float warp_sum(float value) {
+template <int kLanes>
+__device__ __forceinline__ float group_sum(float value) {
 #pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
+  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
     value += __shfl_xor_sync(0xFFFFFFFF, value, lanes);
   }
   return value;
@@ -188,31 +191,37 @@ __device__ __forceinline__ float warp_sum(float value) {
 template <int kRows, typename Source, typename Done>
 __device__ __forceinline__ void merge_stats(MergeScratch<kRows>& scratch, const Source& source,
                                             int num_rows, int thread, const Done& done) {
-  constexpr int kPerLane = (Source::kMostPartials + 31) / 32;
-  const int lane = thread % 32;
-  for (int row = thread / 32; row < num_rows; row += kConsumerWarps) {
+  // A row takes as many lanes as it may have partials: a warp merges several rows at once.
+  constexpr int kLanes = Source::kMostPartials < 32 ? Source::kMostPartials : 32;
+  static_assert((kLanes & (kLanes - 1)) == 0, "lanes are grouped by their low bits");
+  constexpr int kPerLane = (Source::kMostPartials + kLanes - 1) / kLanes;
+  constexpr int kRowsAtOnce = kConsumerThreads / kLanes;
+  const int lane = thread % kLanes;
+  for (int first_row = 0; first_row < num_rows; first_row += kRowsAtOnce) {
+    const int row = first_row + thread / kLanes;
+    const bool has_row = row < num_rows;
     float2 stats[kPerLane];
     float most = kNoMax;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      const int partial = 32 * i + lane;
+      const int partial = kLanes * i + lane;
       stats[i] = {kNoMax, 0};
-      if (partial < source.num_partials) stats[i] = source.stats(partial, row);
+      if (has_row && partial < source.num_partials) stats[i] = source.stats(partial, row);
       most = fmaxf(most, stats[i].x);
     }
-    most = warp_max(most);
+    most = group_max<kLanes>(most);
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) sum += ptx::exp2(stats[i].x - most) * stats[i].y;
-    sum = warp_sum(sum);
+    sum = group_sum<kLanes>(sum);
     const float inverse = sum > 0 ? __fdividef(1, sum) : 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      const int partial = 32 * i + lane;
+      const int partial = kLanes * i + lane;
       const float own = ptx::exp2(stats[i].x - most) * (Source::kIsNormalized ? stats[i].y : 1);
-      if (partial < source.num_partials) scratch.weights[partial][row] = own * inverse;
+      if (has_row && partial < source.num_partials) scratch.weights[partial][row] = own * inverse;
     }
-    if (lane == 0) done(row, float2{most, sum});
+    if (has_row && lane == 0) done(row, float2{most, sum});
   }
   sync_consumers();
 }
