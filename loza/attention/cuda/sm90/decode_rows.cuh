@@ -46,7 +46,8 @@ struct RowsPartials {
   }
 };
 
-// Brings every block of the cluster its slice of this block's output, and the stats.
+// Brings every block of the cluster its slice of this block's output, and the stats. Only what is
+// another block's travels: the way between multiprocessors is narrow.
 template <typename Shape>
 __device__ __forceinline__ void deliver(const RowsConsumer<Shape>& consumer,
                                         RowsShared<Shape>& shared, const SwapItem& item,
@@ -57,8 +58,8 @@ __device__ __forceinline__ void deliver(const RowsConsumer<Shape>& consumer,
   };
   if (item.cluster_size == 1) {
     if (thread < Shape::kRows) shared.merge.received_stats[0][thread] = stats_of(thread);
-    consumer.visit_outs([&](int row, int column, const float2& value) {
-      *reinterpret_cast<float2*>(partials.place(0, row, column)) = value;
+    consumer.visit_outs([&](int row, int column, const float4& value) {
+      *reinterpret_cast<float4*>(partials.place(0, row, column)) = value;
     });
     sync_consumers();
     return;
@@ -66,7 +67,8 @@ __device__ __forceinline__ void deliver(const RowsConsumer<Shape>& consumer,
   if (thread == 0) {
     ptx::arrive_expecting(&shared.stats_received,
                           item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2)));
-    ptx::arrive_expecting(&shared.out_received, item.num_rows * item.cluster_size * own.size * 4);
+    ptx::arrive_expecting(&shared.out_received,
+                          item.num_rows * (item.cluster_size - 1) * own.size * 4);
   }
   for (int i = thread; i < item.num_rows * item.cluster_size; i += kConsumerThreads) {
     const int to = i % item.cluster_size, row = i / item.cluster_size;
@@ -74,11 +76,16 @@ __device__ __forceinline__ void deliver(const RowsConsumer<Shape>& consumer,
               ptx::peer_address(&shared.stats_received, to), stats_of(row));
   }
   const Divisor by_stride(own.stride);
-  consumer.visit_outs([&](int row, int column, const float2& value) {
+  consumer.visit_outs([&](int row, int column, const float4& value) {
     if (row >= item.num_rows) return;
     const int rank = by_stride.divide(column);
-    ptx::send(ptx::peer_address(partials.place(item.rank, row, column - rank * own.stride), rank),
-              ptx::peer_address(&shared.out_received, rank), value);
+    float* place = partials.place(item.rank, row, column - rank * own.stride);
+    if (rank == item.rank) {
+      *reinterpret_cast<float4*>(place) = value;
+    } else {
+      ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.out_received, rank),
+                value);
+    }
   });
 }
 

@@ -286,16 +286,26 @@ struct RowsConsumer {
     }
   }
 
-  // put(row, output element, its value and its right neighbour's) for all of the thread.
+  // put(row, first output element, four of them) for all that the warp holds. Lanes trade pairs: of
+  // four neighbouring elements, two lanes hold two each of two rows; the even lane puts the upper
+  // row's four, the odd lane the lower's.
   template <typename Put>
   __device__ __forceinline__ void visit_outs(const Put& put) const {
+    const bool is_odd = self.lane % 2 == 1;
+    const int first_column = self.consumer * Shape::kColumns + self.lane % 4 / 2 * 4;
+    const int own_row = row(is_odd ? 1 : 0);
 #pragma unroll
     for (int group = 0; group < Shape::kColumns / 8; ++group) {
+      float kept[2], got[2];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        put(row(half), self.consumer * Shape::kColumns + column(group, 0),
-            float2{out[index(group, half, 0)], out[index(group, half, 1)]});
+      for (int e = 0; e < 2; ++e) {
+        const float upper = out[index(group, 0, e)], lower = out[index(group, 1, e)];
+        kept[e] = is_odd ? lower : upper;
+        got[e] = __shfl_xor_sync(0xFFFFFFFF, is_odd ? upper : lower, 1);
       }
+      put(own_row, first_column + 8 * group,
+          is_odd ? float4{got[0], got[1], kept[0], kept[1]}
+                 : float4{kept[0], kept[1], got[0], got[1]});
     }
   }
 };
