@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   // The blocks of the cluster have made room for each other's results.
   ptx::cluster_wait();
   send_slices(shared, item, slice, threadIdx.x);
-  const BlockPartials<Shape> blocks = {shared, item.cluster_size, slice.stride};
+  const BlockPartials<Shape> blocks = {shared, item.cluster_size, item.rank, slice.stride,
+                                       slice.begin};
   ptx::wait(&shared.stats_received, 0);
   finish<Shape>(args, shared.merge, item, work, slice, threadIdx.x, blocks,
                 [&] { ptx::wait(&shared.out_received, 0); });

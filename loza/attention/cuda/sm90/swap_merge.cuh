@@ -130,7 +130,8 @@ __device__ __forceinline__ Slice slice_of(int cluster_size, int rank) {
   return {stride, begin, min(stride, Shape::kVSize - begin)};
 }
 
-// Sends every block of the cluster this block's stats and its slice of the output.
+// Sends every block of the cluster this block's stats and its slice of the output; the block's own
+// slice stays.
 template <typename Shape>
 __device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const SwapItem& item,
                                             const Slice& own, int thread) {
@@ -139,7 +140,8 @@ __device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const Swa
   if (thread == 0) {
     ptx::arrive_expecting(&shared.stats_received,
                           item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2)));
-    ptx::arrive_expecting(&shared.out_received, item.num_rows * item.cluster_size * own.size * 4);
+    ptx::arrive_expecting(&shared.out_received,
+                          item.num_rows * (item.cluster_size - 1) * own.size * 4);
   }
   for (int row = warp; row < item.num_rows; row += kConsumerWarps) {
     if (lane < item.cluster_size) {
@@ -152,6 +154,7 @@ __device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const Swa
   for (int i = thread; i < item.num_rows * kRowVectors; i += kConsumerThreads) {
     const int row = i / kRowVectors, column = 4 * (i % kRowVectors);
     const int rank = by_stride.divide(column);
+    if (rank == item.rank) continue;
     const float* place = shared.received_out + (item.rank * Shape::kRows + row) * own.stride +
                          column - rank * own.stride;
     ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.out_received, rank),
@@ -297,22 +300,25 @@ struct OwnResult {
   }
 };
 
-// This block's slice of the results of the cluster's blocks, in shared memory.
+// This block's slice of the results of the cluster's blocks, in shared memory: received, and its
+// own where the consumers left it.
 template <typename Shape>
 struct BlockPartials {
   static constexpr int kMostPartials = kMostBlocks, kInFlight = 8, kItemsInFlight = 1;
   static constexpr bool kIsNormalized = false;
 
   const SwapShared<Shape>& shared;
-  int num_partials, slice_stride;
+  int num_partials, rank, slice_stride, slice_begin;
 
   __device__ __forceinline__ float2 stats(int partial, int row) const {
     return shared.merge.received_stats[partial][row];
   }
   template <int kWidth>
   __device__ __forceinline__ Floats<kWidth> out(int partial, int row, int column) const {
-    return load_floats<kWidth>(shared.received_out + (partial * Shape::kRows + row) * slice_stride +
-                               column);
+    const float* received =
+        shared.received_out + (partial * Shape::kRows + row) * slice_stride + column;
+    const float* own = &shared.block_out[row][slice_begin + column];
+    return load_floats<kWidth>(partial == rank ? own : received);
   }
 };
 
