@@ -27,7 +27,7 @@ __device__ __forceinline__ void init_barriers(RowsShared<Shape>& shared) {
 // This block's slice of the results of the cluster's blocks, in shared memory.
 template <typename Shape>
 struct RowsPartials {
-  static constexpr int kMostPartials = Shape::kMostCluster, kInFlight = 8, kItemsInFlight = 1;
+  static constexpr int kMostPartials = Shape::kMostCluster, kInFlight = 2, kItemsInFlight = 4;
   static constexpr bool kIsNormalized = false;
 
   RowsShared<Shape>& shared;

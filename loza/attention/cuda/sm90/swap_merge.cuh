@@ -253,19 +253,33 @@ template <int kWidth, int kRows, typename Source, typename Store>
 __device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, const Source& source,
                                            int num_rows, int num_cols, int thread,
                                            const Store& store) {
+  constexpr int kItems = Source::kItemsInFlight, kRound = kWidth * kConsumerThreads;
   const Divisor by_cols(max(num_cols, 2));
-#pragma unroll Source::kItemsInFlight
-  for (int i = kWidth * thread; i < num_rows * num_cols; i += kWidth * kConsumerThreads) {
-    const int row = by_cols.divide(i), column = i - row * num_cols;
-    Floats<kWidth> sum = {};
+  const int size = num_rows * num_cols;
+  for (int first = kWidth * thread; first < size; first += kItems * kRound) {
+    int rows[kItems], columns[kItems];
+    Floats<kWidth> sums[kItems] = {};
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      // Past the end, the last again: loads without a condition overlap.
+      const int i = min(first + item * kRound, size - kWidth);
+      rows[item] = by_cols.divide(i);
+      columns[item] = i - rows[item] * num_cols;
+    }
 #pragma unroll Source::kInFlight
     for (int partial = 0; partial < source.num_partials; ++partial) {
-      const float weight = scratch.weights[partial][row];
-      const auto out = source.template out<kWidth>(partial, row, column);
 #pragma unroll
-      for (int e = 0; e < kWidth; ++e) sum.values[e] += weight * out.values[e];
+      for (int item = 0; item < kItems; ++item) {
+        const float weight = scratch.weights[partial][rows[item]];
+        const auto out = source.template out<kWidth>(partial, rows[item], columns[item]);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) sums[item].values[e] += weight * out.values[e];
+      }
     }
-    store(row, column, sum);
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      if (first + item * kRound < size) store(rows[item], columns[item], sums[item]);
+    }
   }
 }
 
