@@ -253,7 +253,8 @@ template <int kWidth, int kRows, typename Source, typename Store>
 __device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, const Source& source,
                                            int num_rows, int num_cols, int thread,
                                            const Store& store) {
-  constexpr int kItems = Source::kItemsInFlight, kRound = kWidth * kConsumerThreads;
+  constexpr int kItems = Source::kItemsInFlight, kInFlight = Source::kInFlight;
+  constexpr int kRound = kWidth * kConsumerThreads;
   const Divisor by_cols(max(num_cols, 2));
   const int size = num_rows * num_cols;
   for (int first = kWidth * thread; first < size; first += kItems * kRound) {
@@ -266,14 +267,30 @@ __device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, c
       rows[item] = by_cols.divide(i);
       columns[item] = i - rows[item] * num_cols;
     }
-#pragma unroll Source::kInFlight
-    for (int partial = 0; partial < source.num_partials; ++partial) {
+    // Loads of a batch of partials overlap; an unrolled loop would take what is left of a batch,
+    // which is most or all of it, one load after the other.
+    for (int batch = 0; batch < source.num_partials; batch += kInFlight) {
+      Floats<kWidth> outs[kInFlight][kItems] = {};
+      float weights[kInFlight][kItems] = {};
 #pragma unroll
-      for (int item = 0; item < kItems; ++item) {
-        const float weight = scratch.weights[partial][rows[item]];
-        const auto out = source.template out<kWidth>(partial, rows[item], columns[item]);
+      for (int p = 0; p < kInFlight; ++p) {
+        if (batch + p >= source.num_partials) continue;
 #pragma unroll
-        for (int e = 0; e < kWidth; ++e) sums[item].values[e] += weight * out.values[e];
+        for (int item = 0; item < kItems; ++item) {
+          outs[p][item] = source.template out<kWidth>(batch + p, rows[item], columns[item]);
+          weights[p][item] = scratch.weights[batch + p][rows[item]];
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < kInFlight; ++p) {
+        if (batch + p >= source.num_partials) continue;
+#pragma unroll
+        for (int item = 0; item < kItems; ++item) {
+#pragma unroll
+          for (int e = 0; e < kWidth; ++e) {
+            sums[item].values[e] += weights[p][item] * outs[p][item].values[e];
+          }
+        }
       }
     }
 #pragma unroll
@@ -339,7 +356,7 @@ struct BlockPartials {
 // This block's slice of the results of the item's clusters, in the workspace.
 template <typename Shape>
 struct ClusterPartials {
-  static constexpr int kMostPartials = kMostClusters, kInFlight = 8, kItemsInFlight = 1;
+  static constexpr int kMostPartials = kMostClusters, kInFlight = 16, kItemsInFlight = 1;
   static constexpr bool kIsNormalized = true;
 
   float2* all_stats;  // [clusters, kRows], of this block alone
