@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
-  const Queries<Shape> queries(args, item, threadIdx.x);
+  const RowsQueries<Shape> queries(args, item, threadIdx.x);
   const SwapWork work = find_work(args, item);
   if (item.cluster >= work.num_clusters) return;
   store_windows<Shape>(args, shared, item, work.length, threadIdx.x);

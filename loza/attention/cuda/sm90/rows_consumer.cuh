@@ -12,6 +12,62 @@ struct RowsPage {
   int begin, stage, use;
 };
 
+// Q on its way from memory, as the swap kernel's Queries, but whole rows to warps: with 64 rows,
+// where each chunk lies costs more to compute chunk by chunk than the memory takes. Warp w has rows
+// w, w + 8,
+// ...: of each, two chunks a lane; what is left of four rows is one chunk a lane.
+template <typename Shape>
+struct RowsQueries {
+  using Chunk = QueryChunk<Shape>;
+  static constexpr int kWarps = kConsumerThreads / 32, kRowsOfWarp = Shape::kRows / kWarps;
+  static constexpr int kWhole = Chunk::kChunks / 32, kRest = Chunk::kChunks % 32;
+  static constexpr int kRestRows = 32 / kRest;
+  static_assert(kRest > 0 && 32 % kRest == 0 && kRowsOfWarp % kRestRows == 0);
+
+  uint4 whole[kRowsOfWarp][kWhole];
+  uint4 rest[kRowsOfWarp / kRestRows];
+
+  static __device__ __forceinline__ Chunk whole_chunk(int r, int i, int thread) {
+    return {thread / 32 + kWarps * r, thread % 32 + 32 * i};
+  }
+  static __device__ __forceinline__ Chunk rest_chunk(int r, int thread) {
+    const int lane = thread % 32;
+    return {thread / 32 + kWarps * (r * kRestRows + lane / kRest), 32 * kWhole + lane % kRest};
+  }
+
+  __device__ __forceinline__ RowsQueries(const DecodeArgs& args, const SwapItem& item, int thread) {
+    // Lane r finds where the warp's row r lies.
+    const int lane = thread % 32;
+    const auto own = reinterpret_cast<unsigned long long>(Chunk::row_source(
+        args, item, queries_of(args), thread / 32 + kWarps * (lane % kRowsOfWarp)));
+    const auto source_of = [&](int r) {
+      return reinterpret_cast<const uint4*>(__shfl_sync(0xFFFFFFFF, own, r));
+    };
+#pragma unroll
+    for (int r = 0; r < kRowsOfWarp; ++r) {
+      const uint4* source = source_of(r);
+#pragma unroll
+      for (int i = 0; i < kWhole; ++i) whole[r][i] = whole_chunk(r, i, thread).load(source);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsOfWarp / kRestRows; ++r) {
+      const uint4* source = source_of(r * kRestRows + lane / kRest);
+      rest[r] = rest_chunk(r, thread).load(source);
+    }
+  }
+  __device__ __forceinline__ void store(RowsShared<Shape>& shared, int thread) const {
+#pragma unroll
+    for (int r = 0; r < kRowsOfWarp; ++r) {
+#pragma unroll
+      for (int i = 0; i < kWhole; ++i) whole_chunk(r, i, thread).store(shared, whole[r][i]);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsOfWarp / kRestRows; ++r) {
+      rest_chunk(r, thread).store(shared, rest[r]);
+    }
+  }
+};
+
 template <typename Shape>
 struct RowsConsumer {
   using Element = typename Shape::Element;

@@ -66,19 +66,29 @@ struct QueryChunk {
 
   int row, chunk;
 
-  __device__ __forceinline__ QueryChunk(int round, int thread)
-      : row((round * kConsumerThreads + thread) / kChunks),
-        chunk((round * kConsumerThreads + thread) % kChunks) {}
+  static __device__ __forceinline__ QueryChunk of_round(int round, int thread) {
+    const int i = round * kConsumerThreads + thread;
+    return {i / kChunks, i % kChunks};
+  }
 
+  // The first of a row's chunks; null past the last row.
+  static __device__ __forceinline__ const uint4* row_source(const DecodeArgs& args,
+                                                            const SwapItem& item,
+                                                            const QuerySource& from, int row) {
+    using Element = typename Shape::Element;
+    if (row >= item.num_rows) return nullptr;
+    const RowPlace place = place_of(args, item, row);
+    return reinterpret_cast<const uint4*>(static_cast<const Element*>(from.data) +
+                                          place.token * from.token_stride +
+                                          place.head * from.head_stride);
+  }
   // Zeros past the last row.
+  __device__ __forceinline__ uint4 load(const uint4* row_source) const {
+    return row_source == nullptr ? uint4{0, 0, 0, 0} : row_source[chunk];
+  }
   __device__ __forceinline__ uint4 load(const DecodeArgs& args, const SwapItem& item,
                                         const QuerySource& from) const {
-    using Element = typename Shape::Element;
-    if (row >= item.num_rows) return {0, 0, 0, 0};
-    const RowPlace place = place_of(args, item, row);
-    return *reinterpret_cast<const uint4*>(
-        static_cast<const Element*>(from.data) + place.token * from.token_stride +
-        place.head * from.head_stride + chunk * (kChunkBytes / 2));
+    return load(row_source(args, item, from, row));
   }
   template <typename Shared>
   __device__ __forceinline__ void store(Shared& shared, const uint4& value) const {
@@ -96,14 +106,14 @@ struct Queries {
   __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread) {
 #pragma unroll
     for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
-      chunks[round] = QueryChunk<Shape>(round, thread).load(args, item, queries_of(args));
+      chunks[round] = QueryChunk<Shape>::of_round(round, thread).load(args, item, queries_of(args));
     }
   }
   template <typename Shared>
   __device__ __forceinline__ void store(Shared& shared, int thread) const {
 #pragma unroll
     for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
-      QueryChunk<Shape>(round, thread).store(shared, chunks[round]);
+      QueryChunk<Shape>::of_round(round, thread).store(shared, chunks[round]);
     }
   }
 };
@@ -115,7 +125,7 @@ __device__ __forceinline__ void copy_queries(const DecodeArgs& args, Shared& sha
                                              const Source& source) {
 #pragma unroll 1
   for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
-    const QueryChunk<Shape> chunk(round, thread);
+    const auto chunk = QueryChunk<Shape>::of_round(round, thread);
     chunk.store(shared, chunk.load(args, item, source(chunk.row)));
   }
 }
