@@ -1,4 +1,4 @@
-#include "bench/machine_rates.h"
+#include "bench/attention_cpu/machine_rates.h"
 
 #include <ATen/ATen.h>
 
