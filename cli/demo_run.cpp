@@ -13,6 +13,7 @@
 #include <string_view>
 #include <utility>
 
+#include "cli/demo_question.h"
 #include "cli/named_plans.h"
 #include "loza/base/error.h"
 #include "loza/base/file.h"
@@ -433,50 +434,6 @@ void Demo::recover() {
 }
 
 // --- Answer -----------------------------------------------------------------------------
-
-// A scored answer of a case.
-struct Asked {
-  std::size_t case_idx = 0;
-  std::size_t turn_idx = 0;
-};
-
-// The first answer, in the longest documents with questions, that the dense model had right in
-// the evaluation, so that there is something to keep; the first of all if there is none.
-Asked choose_question(const std::vector<EvalCase>& cases, const SubjectScores& dense) {
-  std::optional<Asked> any, right;
-  std::int64_t any_length = 0, right_length = 0;
-  for (std::size_t c = 0; c < cases.size(); ++c) {
-    std::size_t unit = 0;
-    const std::vector<Turn>& turns = cases[c].document.turns;
-    for (std::size_t t = 0; t < turns.size(); ++t) {
-      if (!turns[t].scored) continue;
-      const bool is_right = dense.scores[c].units[unit++].exact;
-      const std::int64_t length = cases[c].length;
-      if (length > any_length) any = Asked{c, t}, any_length = length;
-      if (is_right && length > right_length) right = Asked{c, t}, right_length = length;
-    }
-  }
-  return right ? *right : any.value();
-}
-
-std::string trimmed(const std::string& text) {
-  const char* const kSpaces = " \t\r\n";
-  const std::size_t begin = text.find_first_not_of(kSpaces);
-  if (begin == std::string::npos) return "";
-  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
-}
-
-// Of a question that follows another: the full stop that ends the answer before it is not shown.
-std::string shown_question(const std::string& question) {
-  return trimmed(
-      question.substr(std::min(question.find_first_not_of(". \t\r\n"), question.size())));
-}
-
-// The text begins with the number, and the number ends there.
-bool begins_with_number(const std::string& text, const std::string& number) {
-  if (text.rfind(number, 0) != 0) return false;
-  return text.size() == number.size() || text[number.size()] < '0' || text[number.size()] > '9';
-}
 
 DemoReport::Answer Demo::generate(const std::string& subject, const Opened& opened,
                                   const AttentionPlan& plan,
