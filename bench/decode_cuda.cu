@@ -60,13 +60,6 @@ constexpr double kReadBytesPerUs = 4.70e6;
 constexpr std::int64_t kRotationBytes = 3ll * 60 * 1024 * 1024;
 constexpr int kPageLen64 = 64;
 
-__global__ void fill_random(bf16* data, std::int64_t size, std::uint64_t seed) {
-  for (std::int64_t i = blockIdx.x * static_cast<std::int64_t>(blockDim.x) + threadIdx.x; i < size;
-       i += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
-    data[i] = static_cast<bf16>(random_value(seed, i));
-  }
-}
-
 // Modules of a step: each its own pages, queries and outputs; lengths and tables are shared.
 class Bench {
  public:
@@ -83,9 +76,9 @@ class Bench {
     num_modules_ = std::clamp<std::int64_t>(kRotationBytes / bytes() + 1, 20, 400);
     num_pools_ = std::clamp<std::int64_t>(kRotationBytes / bytes() + 1, 1, 400);
     pool_ = DeviceArray<bf16>(num_pools_ * num_pages_ * page_size_);
-    fill_random<<<2048, 256>>>(pool_.data(), static_cast<std::int64_t>(pool_.size()), 3);
+    fill_random(pool_, 3);
     q_ = DeviceArray<bf16>(num_modules_ * tokens() * bench.heads * bench.qk_size);
-    fill_random<<<512, 256>>>(q_.data(), static_cast<std::int64_t>(q_.size()), 4);
+    fill_random(q_, 4);
     out_ = DeviceArray<bf16>(num_modules_ * tokens() * bench.heads * bench.v_size);
     lse_ = DeviceArray<float>(num_modules_ * tokens() * bench.heads);
     std::vector<std::int32_t> table(num_pages_);
@@ -148,27 +141,13 @@ class Bench {
     prepare_workspace(last, plan);
     launch(last, plan, nullptr, Inputs::kFromPreviousKernel);
     const std::int64_t all = tokens() * bench_.heads;
-    std::vector<std::int64_t> rows = {0, all / 3, all / 2, all - 1};
-    const std::int64_t n = 4, v = bench_.v_size;
-    DeviceArray<std::int64_t> device_rows(rows);
-    DeviceArray<double> scores(n * bench_.length), out(n * v), magnitude(n * v), lse(n), size(n);
-    reference_decode<bf16><<<n, 256>>>(last, device_rows.data(), bench_.length, scores.data(),
-                                       {out.data(), magnitude.data(), lse.data(), size.data()});
-    LOZA_CUDA_CHECK(cudaDeviceSynchronize());
-    const auto want = out.get(), sizes = magnitude.get(), score_sizes = size.get();
-    std::vector<bf16> got(all * v);
-    LOZA_CUDA_CHECK(cudaMemcpy(got.data(), last.out.data, got.size() * 2, cudaMemcpyDeviceToHost));
-    double worst = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      for (std::int64_t d = 0; d < v; ++d) {
-        const double error = std::fabs(static_cast<float>(got[rows[i] * v + d]) - want[i * v + d]);
-        const double relative = 1.25 / 256 + std::ldexp(1, -20) * score_sizes[i];
-        const double bound = relative * sizes[i * v + d] + std::fabs(want[i * v + d]) / 256 + 1e-6;
-        worst = error <= bound * worst ? worst : error / bound;
-        if (std::isnan(error)) return INFINITY;
-      }
+    const std::vector<std::int64_t> rows = {0, all / 3, all / 2, all - 1};
+    std::vector<const bf16*> out_rows;
+    for (const std::int64_t row : rows) {
+      out_rows.push_back(static_cast<const bf16*>(last.out.data) + row * bench_.v_size);
     }
-    return worst;
+    return worst_error(out_rows, decode_truth(last, rows, bench_.length),
+                       Bounds(DType::kBF16, bench_.length));
   }
 
   // Median microseconds of one module.

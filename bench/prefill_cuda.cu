@@ -47,13 +47,6 @@ const std::vector<BenchCase> kCases = {
 constexpr double kBytesPerMs = 4.23e9, kFlopsPerMs = 8.0e11;
 constexpr double kRotationBytes = 3.0 * 60 * 1024 * 1024;
 
-__global__ void fill_random(bf16* data, std::int64_t size, std::uint64_t seed) {
-  for (std::int64_t i = blockIdx.x * static_cast<std::int64_t>(blockDim.x) + threadIdx.x; i < size;
-       i += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
-    data[i] = static_cast<bf16>(random_value(seed, i));
-  }
-}
-
 // Modules with operands of their own, as many as exceed the L2 together.
 class Bench {
  public:
@@ -62,7 +55,7 @@ class Bench {
     num_modules_ = std::max<std::int64_t>(1, std::llround(kRotationBytes / bytes() + 0.5));
     const auto make = [&](std::int64_t size, std::uint64_t seed) {
       DeviceArray<bf16> array(num_modules_ * size);
-      fill_random<<<2048, 256>>>(array.data(), num_modules_ * size, seed);
+      fill_random(array, seed);
       return array;
     };
     q_ = make(t * h * bench.qk_size, 1);
@@ -105,29 +98,13 @@ class Bench {
         rows.push_back({row, head, row, 0, 0, 0});
       }
     }
-    const auto n = static_cast<std::int64_t>(rows.size()), v = bench_.v_size;
-    DeviceArray<ReferenceRow> device_rows(rows);
-    DeviceArray<double> scores(n * bench_.tokens), out(n * v), magnitude(n * v), lse(n), size(n);
-    reference_prefill<<<n, 256>>>(ReferenceKeys<bf16>{last, tail(num_modules_ - 1)},
-                                  device_rows.data(), bench_.tokens, scores.data(),
-                                  {out.data(), magnitude.data(), lse.data(), size.data()});
-    LOZA_CUDA_CHECK(cudaDeviceSynchronize());
-    const auto want = out.get(), sizes = magnitude.get(), score_sizes = size.get();
-    const Bounds bounds(DType::kBF16, bench_.tokens);
-    double worst = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      std::vector<bf16> got(v);
-      const bf16* from = static_cast<const bf16*>(last.out.data) +
-                         rows[i].row * last.out.token_stride + rows[i].head * v;
-      LOZA_CUDA_CHECK(cudaMemcpy(got.data(), from, v * 2, cudaMemcpyDeviceToHost));
-      for (std::int64_t d = 0; d < v; ++d) {
-        const double error = std::fabs(static_cast<float>(got[d]) - want[i * v + d]);
-        if (std::isnan(error)) return INFINITY;
-        worst = std::max(worst,
-                         error / bounds.of_out(want[i * v + d], sizes[i * v + d], score_sizes[i]));
-      }
+    std::vector<const bf16*> out_rows;
+    for (const ReferenceRow& at : rows) {
+      out_rows.push_back(static_cast<const bf16*>(last.out.data) + at.row * last.out.token_stride +
+                         at.head * last.out.head_stride);
     }
-    return worst;
+    return worst_error(out_rows, prefill_truth(last, tail(num_modules_ - 1), rows, bench_.tokens),
+                       Bounds(DType::kBF16, bench_.tokens));
   }
 
   // Median milliseconds of one call, in bursts of about 15 ms with rests between.

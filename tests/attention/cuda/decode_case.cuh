@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <numeric>
 #include <random>
 #include <string>
@@ -12,7 +11,9 @@
 #include "loza/attention/cuda/decode.h"
 #include "tests/attention/cuda/cuda_check.h"
 #include "tests/attention/cuda/decode_reference.cuh"
+#include "tests/attention/cuda/guarded_outputs.h"
 #include "tests/attention/cuda/low_precision.cuh"
+#include "tests/attention/cuda/truth.cuh"
 
 // Decode problems with random contents and everything unseen poisoned.
 namespace loza::attention::cuda {
@@ -61,46 +62,9 @@ class DecodeCase {
   DecodeParams& params() { return params_; }
   std::int64_t num_rows() const { return shape_.batch() * shape_.q_len * shape_.heads; }
 
-  // Output and lse as bits, and whether everything around them is still poison.
-  struct Result {
-    std::vector<std::uint16_t> out;  // [B * q_len, H, V] without gaps
-    std::vector<std::uint32_t> lse;
-    bool canaries_alive = true;
-    bool operator==(const Result&) const = default;
-  };
-
-  void poison_outputs() {
-    out_.fill_bytes(0xFF);
-    lse_.fill_bytes(0xFF);
-  }
-
-  Result read_outputs() const {
-    Result result;
-    const auto raw = out_.get();
-    const std::int64_t tokens = shape_.batch() * shape_.q_len;
-    std::vector<bool> written(raw.size(), false);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      for (std::int64_t h = 0; h < shape_.heads; ++h) {
-        const std::int64_t begin =
-            kCanary + t * params_.out.token_stride + h * params_.out.head_stride;
-        for (std::int64_t d = 0; d < shape_.v_size; ++d) {
-          result.out.push_back(raw[begin + d]);
-          written[begin + d] = true;
-        }
-      }
-    }
-    for (std::size_t i = 0; i < raw.size(); ++i) {
-      if (!written[i] && raw[i] != 0xFFFF) result.canaries_alive = false;
-    }
-    auto lse = lse_.get();
-    for (std::int64_t i = 0; i < kCanary; ++i) {
-      if (lse[i] != 0xFFFFFFFF || lse[lse.size() - 1 - i] != 0xFFFFFFFF) {
-        result.canaries_alive = false;
-      }
-    }
-    result.lse.assign(lse.begin() + kCanary, lse.end() - kCanary);
-    return result;
-  }
+  using Result = Outputs;
+  void poison_outputs() { outputs_.poison(); }
+  Result read_outputs() const { return outputs_.read(); }
 
   // Where `result` leaves the bound of the arithmetic: P and the output rounded to the
   // element type, everything else in fp32. Empty if nowhere. Rows: all, or `most_rows`.
@@ -113,27 +77,21 @@ class DecodeCase {
       rows.resize(most_rows);
     }
     if (rows.empty()) return "";
-    const std::int64_t n = static_cast<std::int64_t>(rows.size()), v = shape_.v_size;
-    DeviceArray<std::int64_t> device_rows(rows);
-    const std::int64_t longest = std::max<std::int64_t>(shape_.longest(), 1);
-    DeviceArray<double> scores(n * longest), out(n * v), magnitude(n * v), lse(n), size(n);
-    const DecodeReference reference = {out.data(), magnitude.data(), lse.data(), size.data()};
-    if (shape_.dtype == DType::kBF16) {
-      reference_decode<bf16>
-          <<<n, 256>>>(params_, device_rows.data(), longest, scores.data(), reference);
-    } else {
-      reference_decode<fp16>
-          <<<n, 256>>>(params_, device_rows.data(), longest, scores.data(), reference);
+    const Truth truth = decode_truth(params_, rows, std::max<std::int64_t>(shape_.longest(), 1));
+    const Bounds bounds(shape_.dtype, shape_.longest());
+    if (const auto difference = first_difference(result, rows, truth, bounds)) {
+      const std::int64_t row = rows[difference->row_idx], token = row / shape_.heads;
+      return shape_.name() + ": b " + std::to_string(token / shape_.q_len) + " t " +
+             std::to_string(token % shape_.q_len) + " h " + std::to_string(row % shape_.heads) +
+             difference->text();
     }
-    LOZA_CUDA_CHECK(cudaGetLastError());
-    return first_difference(result, rows, out.get(), magnitude.get(), lse.get(), size.get());
+    return result.canaries_alive ? "" : shape_.name() + ": wrote outside the output";
   }
 
   std::int64_t table_stride() const { return params_.kv.table_stride; }
   DeviceArray<std::int64_t>& lengths() { return lengths_; }
 
  private:
-  static constexpr std::int64_t kCanary = 128;
   static constexpr std::int32_t kPoisonPage = 0x7FFFFFF0;
 
   void lay_out() {
@@ -171,11 +129,10 @@ class DecodeCase {
     params_.q.token_stride = shape_.heads * params_.q.head_stride + gap;
     params_.out.head_stride = shape_.v_size + gap;
     params_.out.token_stride = shape_.heads * params_.out.head_stride + gap;
-    const std::int64_t tokens = shape_.batch() * shape_.q_len;
-    out_ = DeviceArray<std::uint16_t>(tokens * params_.out.token_stride + 2 * kCanary);
-    lse_ = DeviceArray<std::uint32_t>(num_rows() + 2 * kCanary);
-    params_.out.data = out_.data() + kCanary;
-    params_.lse = reinterpret_cast<float*>(lse_.data() + kCanary);
+    outputs_ =
+        GuardedOutputs(shape_.batch() * shape_.q_len, shape_.heads, shape_.v_size, params_.out);
+    params_.out = outputs_.out();
+    params_.lse = outputs_.lse();
   }
 
   bool seen(std::int64_t b, std::int64_t page) const {
@@ -266,38 +223,10 @@ class DecodeCase {
     fill_random_rows(shape_.dtype, data, rows, row_size, gains, seed);
   }
 
-  std::string first_difference(const Result& result, const std::vector<std::int64_t>& rows,
-                               const std::vector<double>& out, const std::vector<double>& magnitude,
-                               const std::vector<double>& lse,
-                               const std::vector<double>& size) const {
-    const Bounds bounds(shape_.dtype, shape_.longest());
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      float got_lse;
-      std::memcpy(&got_lse, &result.lse[rows[i]], sizeof got_lse);
-      if (!bounds.allow_lse(got_lse, lse[i], size[i])) return place(rows[i], -1, got_lse, lse[i]);
-      for (std::int64_t d = 0; d < shape_.v_size; ++d) {
-        const double want = out[i * shape_.v_size + d];
-        const double got = element_value(shape_.dtype, result.out[rows[i] * shape_.v_size + d]);
-        if (!bounds.allow_out(got, want, magnitude[i * shape_.v_size + d], size[i])) {
-          return place(rows[i], d, got, want);
-        }
-      }
-    }
-    return result.canaries_alive ? "" : shape_.name() + ": wrote outside the output";
-  }
-
-  std::string place(std::int64_t row, std::int64_t d, double got, double want) const {
-    const std::int64_t token = row / shape_.heads;
-    return shape_.name() + ": b " + std::to_string(token / shape_.q_len) + " t " +
-           std::to_string(token % shape_.q_len) + " h " + std::to_string(row % shape_.heads) +
-           (d < 0 ? " lse" : " d " + std::to_string(d)) + ": got " + std::to_string(got) +
-           ", expected " + std::to_string(want);
-  }
-
   DecodeShape shape_;
   DecodeParams params_;
-  DeviceArray<std::uint16_t> pages_, q_, sink_q_, out_;
-  DeviceArray<std::uint32_t> lse_;
+  DeviceArray<std::uint16_t> pages_, q_, sink_q_;
+  GuardedOutputs outputs_;
   DeviceArray<std::int32_t> table_;
   DeviceArray<std::int64_t> lengths_;
 };

@@ -23,6 +23,20 @@ __device__ inline float random_value(std::uint64_t seed, std::uint64_t index) {
   return sum * 1.7320508f;
 }
 
+template <typename Element>
+__global__ void fill_values(Element* data, std::int64_t size, std::uint64_t seed) {
+  for (std::int64_t i = blockIdx.x * static_cast<std::int64_t>(blockDim.x) + threadIdx.x; i < size;
+       i += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
+    data[i] = static_cast<Element>(random_value(seed, i));
+  }
+}
+
+template <typename Element>
+void fill_random(const DeviceArray<Element>& array, std::uint64_t seed) {
+  fill_values<<<2048, 256>>>(array.data(), static_cast<std::int64_t>(array.size()), seed);
+  LOZA_CUDA_CHECK(cudaGetLastError());
+}
+
 // Rows of `row_size` values times the row's gain; NaN stays NaN: poison.
 template <typename Element>
 __global__ void fill_rows(Element* data, std::int64_t row_size, const float* gains,
@@ -60,9 +74,10 @@ inline float element_value(DType dtype, std::uint16_t bits) {
 // The bound of the arithmetic: P and the output rounded to the element type, everything else in
 // fp32. `magnitude` is sum_j p_j |v_jd|, `score_size` the largest scale * sum |q k|.
 struct Bounds {
+  DType dtype;
   double unit, tiny;
 
-  Bounds(DType dtype, std::int64_t num_keys) {
+  Bounds(DType of, std::int64_t num_keys) : dtype(of) {
     unit = dtype == DType::kBF16 ? std::ldexp(1, -8) : std::ldexp(1, -11);
     tiny = 1e-6;
     // fp16 P below 2^-14 is subnormal: an absolute error each.

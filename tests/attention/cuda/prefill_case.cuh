@@ -1,15 +1,16 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "loza/attention/sequence.h"
+#include "tests/attention/cuda/guarded_outputs.h"
 #include "tests/attention/cuda/low_precision.cuh"
 #include "tests/attention/cuda/prefill_reference.cuh"
+#include "tests/attention/cuda/truth.cuh"
 
 // Prefill problems with random contents and everything unseen poisoned.
 namespace loza::attention::cuda {
@@ -67,98 +68,30 @@ class PrefillCase {
   SharedKeyTail tail() const { return tail_; }
   std::int64_t num_tokens() const { return q_offsets_.back(); }
 
-  struct Result {
-    std::vector<std::uint16_t> out;  // [T, H, V] without gaps
-    std::vector<std::uint32_t> lse;  // [T, H]
-    bool canaries_alive = true;
-    bool operator==(const Result&) const = default;
-  };
-
-  void poison_outputs() {
-    out_.fill_bytes(0xFF);
-    lse_.fill_bytes(0xFF);
-  }
-
-  // All memory of the outputs: cheaper to read, and enough to compare runs of one case.
-  struct Bits {
-    std::vector<std::uint16_t> out;
-    std::vector<std::uint32_t> lse;
-    bool operator==(const Bits&) const = default;
-  };
-  Bits read_bits() const { return {out_.get(), lse_.get()}; }
-
-  Result read_outputs() const {
-    Result result;
-    const auto raw = out_.get();
-    std::vector<bool> written(raw.size(), false);
-    for (std::int64_t t = 0; t < num_tokens(); ++t) {
-      for (std::int64_t h = 0; h < problem_.heads; ++h) {
-        const std::int64_t begin =
-            kCanary + t * params_.out.token_stride + h * params_.out.head_stride;
-        for (std::int64_t d = 0; d < problem_.v_size; ++d) {
-          result.out.push_back(raw[begin + d]);
-          written[begin + d] = true;
-        }
-      }
-    }
-    for (std::size_t i = 0; i < raw.size(); ++i) {
-      if (!written[i] && raw[i] != 0xFFFF) result.canaries_alive = false;
-    }
-    const auto lse = lse_.get();
-    for (std::int64_t i = 0; i < kCanary; ++i) {
-      if (lse[i] != 0xFFFFFFFF || lse[lse.size() - 1 - i] != 0xFFFFFFFF) {
-        result.canaries_alive = false;
-      }
-    }
-    result.lse.assign(lse.begin() + kCanary, lse.end() - kCanary);
-    return result;
-  }
+  using Result = Outputs;
+  using Bits = GuardedOutputs::Bits;
+  void poison_outputs() { outputs_.poison(); }
+  Result read_outputs() const { return outputs_.read(); }
+  Bits read_bits() const { return outputs_.read_bits(); }
 
   // Where `result` leaves the bound of the arithmetic; empty if nowhere. Of `most_rows` rows:
   // those at the edges of sequences and blocks first, then any.
   std::string compare(const Result& result, std::int64_t most_rows) const {
     const std::vector<ReferenceRow> rows = choose_rows(most_rows);
     if (rows.empty()) return "";
-    const Truth truth = compute(rows);
+    std::vector<std::int64_t> indices;
+    for (const ReferenceRow& at : rows) indices.push_back(at.row * problem_.heads + at.head);
     const Bounds bounds(problem_.dtype, problem_.longest());
-    const std::int64_t v = problem_.v_size;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const std::int64_t index = rows[i].row * problem_.heads + rows[i].head;
-      float lse;
-      std::memcpy(&lse, &result.lse[index], sizeof lse);
-      if (!bounds.allow_lse(lse, truth.lse[i], truth.score_size[i])) {
-        return place(rows[i], -1, lse, truth.lse[i]);
-      }
-      for (std::int64_t d = 0; d < v; ++d) {
-        const double got = element_value(problem_.dtype, result.out[index * v + d]);
-        const double want = truth.out[i * v + d];
-        if (!bounds.allow_out(got, want, truth.magnitude[i * v + d], truth.score_size[i])) {
-          return place(rows[i], d, got, want);
-        }
-      }
+    if (const auto difference = first_difference(result, indices, compute(rows), bounds)) {
+      const ReferenceRow& at = rows[difference->row_idx];
+      return problem_.name() + ": row " + std::to_string(at.row) + " pos " +
+             std::to_string(at.pos) + " h " + std::to_string(at.head) + difference->text();
     }
     return result.canaries_alive ? "" : problem_.name() + ": wrote outside the output";
   }
 
-  struct Truth {
-    std::vector<double> out, magnitude, lse, score_size;
-  };
-
   Truth compute(const std::vector<ReferenceRow>& rows) const {
-    const auto n = static_cast<std::int64_t>(rows.size());
-    const std::int64_t v = problem_.v_size, longest = problem_.longest();
-    DeviceArray<ReferenceRow> device_rows(rows);
-    DeviceArray<double> scores(n * longest), out(n * v), magnitude(n * v), lse(n), size(n);
-    const DecodeReference reference = {out.data(), magnitude.data(), lse.data(), size.data()};
-    if (problem_.dtype == DType::kBF16) {
-      reference_prefill<<<n, 256>>>(ReferenceKeys<bf16>{params_, tail_}, device_rows.data(),
-                                    longest, scores.data(), reference);
-    } else {
-      reference_prefill<<<n, 256>>>(ReferenceKeys<fp16>{params_, tail_}, device_rows.data(),
-                                    longest, scores.data(), reference);
-    }
-    LOZA_CUDA_CHECK(cudaGetLastError());
-    return {out.get(), magnitude.get(), lse.get(), size.get()};
+    return prefill_truth(params_, tail_, rows, problem_.longest());
   }
 
   ReferenceRow row_at(std::size_t sequence, std::int64_t row, std::int64_t head) const {
@@ -189,14 +122,12 @@ class PrefillCase {
     std::vector<float> lse;
   };
   OnHost on_host() const {
-    OnHost host{params_, q_.get(), sink_q_.get(), k_.get(), v_.get(), out_.get(), {}};
+    OnHost host{params_, q_.get(), sink_q_.get(), k_.get(), v_.get(), read_bits().out, {}};
     host.lse.resize(num_tokens() * problem_.heads);
     return host;
   }
 
  private:
-  static constexpr std::int64_t kCanary = 128;
-
   void place_sequences() {
     const std::int64_t block = problem_.pattern.block_size;
     for (const Chunk& chunk : problem_.chunks) {
@@ -255,10 +186,9 @@ class PrefillCase {
       k_tail_ = allocate(keys, view);
       tail_ = {view.data, view.token_stride};
     }
-    out_ = DeviceArray<std::uint16_t>(queries * params_.out.token_stride + 2 * kCanary);
-    lse_ = DeviceArray<std::uint32_t>(queries * problem_.heads + 2 * kCanary);
-    params_.out.data = out_.data() + kCanary;
-    params_.lse = reinterpret_cast<float*>(lse_.data() + kCanary);
+    outputs_ = GuardedOutputs(queries, problem_.heads, problem_.v_size, params_.out);
+    params_.out = outputs_.out();
+    params_.lse = outputs_.lse();
   }
 
   bool seen(std::int64_t first, std::int64_t end, std::int64_t pos) const {
@@ -325,19 +255,12 @@ class PrefillCase {
     return edges;
   }
 
-  std::string place(const ReferenceRow& row, std::int64_t d, double got, double want) const {
-    return problem_.name() + ": row " + std::to_string(row.row) + " pos " +
-           std::to_string(row.pos) + " h " + std::to_string(row.head) +
-           (d < 0 ? " lse" : " d " + std::to_string(d)) + ": got " + std::to_string(got) +
-           ", expected " + std::to_string(want);
-  }
-
   PrefillProblem problem_;
   std::vector<std::int64_t> q_offsets_{0}, k_offsets_{0}, kept_prefix_, skipped_;
   ForwardParams params_;
   SharedKeyTail tail_;
-  DeviceArray<std::uint16_t> q_, sink_q_, k_, k_tail_, v_, out_;
-  DeviceArray<std::uint32_t> lse_;
+  DeviceArray<std::uint16_t> q_, sink_q_, k_, k_tail_, v_;
+  GuardedOutputs outputs_;
 };
 
 }  // namespace loza::attention::cuda

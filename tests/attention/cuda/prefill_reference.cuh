@@ -1,10 +1,9 @@
 #pragma once
 
 #include "loza/attention/cuda/prefill.h"
-#include "tests/attention/cuda/decode_reference.cuh"
+#include "tests/attention/cuda/reference.cuh"
 
-// Prefill by its definition, in fp64, one block a query row. Shares nothing with the kernels
-// but the structs.
+// Prefill by its definition: keys lie one behind another, some left out, their tail apart.
 namespace loza::attention::cuda {
 
 // A row of the output, and where its sequence's keys lie.
@@ -13,86 +12,55 @@ struct ReferenceRow {
   std::int64_t k_begin, kept_prefix, skipped;
 };
 
+// Those of the row's sequence that key head g has.
 template <typename Element>
-struct ReferenceKeys {
+struct ContiguousKeys {
   ForwardParams params;  // offsets are not looked at
   SharedKeyTail tail;
+  ReferenceRow at;
+  std::int64_t g;
 
-  __device__ double key(std::int64_t row, std::int64_t head, std::int64_t d) const {
-    const std::int64_t own = params.qk_size - (tail.data == nullptr ? 0 : 64);
-    const Element* at =
-        d < own ? static_cast<const Element*>(params.k.data) + row * params.k.token_stride +
-                      head * params.k.head_stride + d
-                : static_cast<const Element*>(tail.data) + row * tail.token_stride + d - own;
-    return to_double(at);
+  __device__ bool has(std::int64_t pos) const {
+    return pos < at.kept_prefix || pos >= at.kept_prefix + at.skipped;
   }
-  __device__ double value(std::int64_t row, std::int64_t head, std::int64_t d) const {
-    return to_double(static_cast<const Element*>(params.v.data) + row * params.v.token_stride +
-                     head * params.v.head_stride + d);
+  __device__ double key(std::int64_t pos, std::int64_t d) const {
+    const std::int64_t own = params.qk_size - (tail.data == nullptr ? 0 : 64);
+    return to_double(d < own ? static_cast<const Element*>(params.k.data) +
+                                   row(pos) * params.k.token_stride + g * params.k.head_stride + d
+                             : static_cast<const Element*>(tail.data) +
+                                   row(pos) * tail.token_stride + d - own);
+  }
+  __device__ double value(std::int64_t pos, std::int64_t d) const {
+    return to_double(static_cast<const Element*>(params.v.data) + row(pos) * params.v.token_stride +
+                     g * params.v.head_stride + d);
+  }
+  __device__ std::int64_t row(std::int64_t pos) const {
+    return at.k_begin + pos - (pos < at.kept_prefix ? 0 : at.skipped);
   }
 };
 
-// Grid: chosen rows. `scores` [grid, max_keys]; result arrays as in decode_reference.cuh.
+// Grid: chosen rows.
 template <typename Element>
-__global__ void reference_prefill(ReferenceKeys<Element> in, const ReferenceRow* rows,
-                                  std::int64_t max_keys, double* scores, DecodeReference result) {
-  __shared__ double scratch[256];
-  const ForwardParams& params = in.params;
+__global__ void reference_prefill(ForwardParams params, SharedKeyTail tail,
+                                  const ReferenceRow* rows, std::int64_t max_keys, double* scores,
+                                  TruthOnDevice result) {
   const ReferenceRow at = rows[blockIdx.x];
   const std::int64_t g = at.head / (params.num_heads / params.num_key_heads);
-  const auto query = [&](const TensorView& view) {
-    return static_cast<const Element*>(view.data) + at.row * view.token_stride +
-           at.head * view.head_stride;
-  };
-  const Element* q = query(params.q);
-  const Element* sink_q = params.sink_q.data == nullptr ? q : query(params.sink_q);
-  const auto row_of = [&](std::int64_t pos) {
-    return at.k_begin + pos - (pos < at.kept_prefix ? 0 : at.skipped);
-  };
-  const auto is_seen = [&](std::int64_t pos) {
-    const bool absent = pos >= at.kept_prefix && pos < at.kept_prefix + at.skipped;
-    return !absent && token_is_visible(params.pattern, at.pos, pos);
-  };
-  scores += blockIdx.x * max_keys;
+  attend_by_definition<Element>(params, at.row, at.head, at.pos,
+                                ContiguousKeys<Element>{params, tail, at, g}, max_keys, scores,
+                                result);
+}
 
-  double most = -INFINITY, score_size = 0;
-  for (std::int64_t j = threadIdx.x; j <= at.pos; j += blockDim.x) {
-    scores[j] = -INFINITY;
-    if (!is_seen(j)) continue;
-    const Element* by = is_scored_by_sink_query(params.pattern, at.pos, j) ? sink_q : q;
-    double dot = 0, size = 0;
-    for (std::int64_t d = 0; d < params.qk_size; ++d) {
-      const double product = to_double(by + d) * in.key(row_of(j), g, d);
-      dot += product;
-      size += fabs(product);
-    }
-    scores[j] = dot * params.scale;
-    most = fmax(most, scores[j]);
-    score_size = fmax(score_size, size * params.scale);
-  }
-  most = reduce(most, true, scratch);
-  score_size = reduce(score_size, true, scratch);
-  double sum = 0;
-  for (std::int64_t j = threadIdx.x; j <= at.pos; j += blockDim.x) {
-    scores[j] = exp(scores[j] - most);
-    sum += scores[j];
-  }
-  sum = reduce(sum, false, scratch);
-  if (threadIdx.x == 0) {
-    result.lse[blockIdx.x] = sum > 0 ? most + log(sum) : -INFINITY;
-    result.score_size[blockIdx.x] = score_size;
-  }
-  for (std::int64_t d = threadIdx.x; d < params.v_size; d += blockDim.x) {
-    double out = 0, magnitude = 0;
-    for (std::int64_t j = 0; j <= at.pos; ++j) {
-      if (scores[j] == 0) continue;
-      const double v = in.value(row_of(j), g, d);
-      out += scores[j] * v;
-      magnitude += scores[j] * fabs(v);
-    }
-    result.out[blockIdx.x * params.v_size + d] = sum > 0 ? out / sum : 0;
-    result.magnitude[blockIdx.x * params.v_size + d] = sum > 0 ? magnitude / sum : 0;
-  }
+// REQUIRES: no row has max_keys positions before it.
+inline Truth prefill_truth(const ForwardParams& params, const SharedKeyTail& tail,
+                           const std::vector<ReferenceRow>& rows, std::int64_t max_keys) {
+  const DeviceArray<ReferenceRow> device_rows(rows);
+  const auto n = static_cast<std::int64_t>(rows.size());
+  const auto kernel =
+      params.dtype == DType::kBF16 ? reference_prefill<bf16> : reference_prefill<fp16>;
+  return compute_truth(n, params.v_size, max_keys, [&](double* scores, TruthOnDevice result) {
+    kernel<<<n, 256>>>(params, tail, device_rows.data(), max_keys, scores, result);
+  });
 }
 
 }  // namespace loza::attention::cuda
