@@ -14,8 +14,7 @@ struct RowsPage {
 
 // Q on its way from memory, as the swap kernel's Queries, but whole rows to warps: with 64 rows,
 // where each chunk lies costs more to compute chunk by chunk than the memory takes. Warp w has rows
-// w, w + 8,
-// ...: of each, two chunks a lane; what is left of four rows is one chunk a lane.
+// w, w + 8, and so on: of each, two chunks a lane; what is left of four rows is one chunk a lane.
 template <typename Shape>
 struct RowsQueries {
   using Chunk = QueryChunk<Shape>;
