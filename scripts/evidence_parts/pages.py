@@ -344,19 +344,43 @@ def million_table(runs):
     return rows
 
 
+def needles_found(found, length):
+    """(share of hits, answers) on needles and noise together; None where none was asked."""
+    cells = [cell for cell in (long_cell(found, task, length) for task in ("niah", "noise"))
+             if cell is not None]
+    answers = sum(one["answers"] for one in cells)
+    if not answers:
+        return None
+    return sum(one["exact_match"]["value"] * one["answers"] for one in cells) / answers, answers
+
+
+def million_summary(runs):
+    """What is in the README: needles by length, and what it costs at 8K."""
+    rows = [["needles found, %", *map(length_name, LONG), "prose at 8K, nats", "code at 8K, nats"]]
+    for name, found in runs.items():
+        report = found["short"]
+        original, trained = (subject["name"] for subject in report["subjects"])
+        if len(rows) == 1:
+            rows.append(["the original model"] + [""] * len(LONG) +
+                        [nats(mean_nll(report, text, original)) for text in TEXTS])
+        pools = [needles_found(found, length) for length in LONG]
+        rows.append([name] + [f"{100 * pool[0]:.0f} {wilson(*pool)}" if pool else "not run"
+                              for pool in pools] +
+                    [nats(mean_nll(report, text, trained)) for text in TEXTS])
+    return rows
+
+
 def million_chart(runs):
     """Hits on needles and noise together, by length."""
     lines = []
     for name, found in runs.items():
         values = []
         for length in LONG:
-            cells = [cell for cell in (long_cell(found, task, length)
-                                       for task in ("niah", "noise")) if cell is not None]
-            if not cells:
+            pool = needles_found(found, length)
+            if pool is None:
                 values.append(None)
                 continue
-            answers = sum(one["answers"] for one in cells)
-            hits = sum(one["exact_match"]["value"] * one["answers"] for one in cells) / answers
+            hits, answers = pool
             low, high = wilson_interval(hits, answers)
             values.append((100 * low, 100 * hits, 100 * high))
         lines.append((name, values))
@@ -447,6 +471,7 @@ def tables(stages):
     million = million_runs(parts)
     if million:
         made["million"] = million_table(million)
+        made["million-summary"] = million_summary(million)
         made["million-short"] = million_short_table(million)
         made["million-cost"] = million_cost_table(million)
     if "speed" in parts:

@@ -28,6 +28,55 @@ def test_documents_show_what_results_json_has(tmp_path):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
 
 
+def test_sentences_say_what_results_json_has():
+    """The numbers that stand in prose, made again from what was measured."""
+    stages = json.loads((ROOT / "evidence/results.json").read_text())
+    parts = {name: stage["result"] for name, stage in stages.items() if "/" not in name}
+    runs = pages.million_runs(parts)
+
+    def percent(variant, task, length):
+        return pages.percent(pages.long_cell(runs[variant], task, length))
+
+    def span(variant, length):
+        found = sorted((percent(variant, task, length) for task in ("niah", "noise")), key=int)
+        return f"{found[0]} to {found[1]} %"
+
+    def fewer(task):
+        """Answers that the dense models had and the zigzag ones had not, over lengths and seeds."""
+        report = parts["recovery"]["scores"]
+        hits = [sum(pool[0] * pool[2] for pool in (
+            pages.pooled_seeds(report, task, length, names) for length in pages.lengths_of(report)))
+            for _, names in pages.recovered(report)[1:]]
+        return round(hits[0] - hits[1])
+
+    def prefill(plan):
+        return next(row["prefill_tokens_per_s"] for row in parts["speed"]["loza"]
+                    if (row["plan"], row["length"]) == (plan, 1 << 17))
+
+    half, million = 1 << 19, 1 << 20
+    best, yarn, dense = "zigzag, RoPE by kind", "zigzag, YaRN everywhere", "dense, YaRN everywhere"
+    assert fewer("niah-single-3") == fewer("niah-multikey-1") == 2
+    assert fewer("niah-multikey-3") == 6
+    texts = runs[best]["short"]
+    change = [abs(pages.mean_nll(texts, text, "million") - pages.mean_nll(texts, text, name))
+              for text in pages.TEXTS for name in [texts["subjects"][0]["name"]]]
+    assert max(change) < 0.02
+    seconds = pages.long_cell(runs[yarn], "niah", million)["seconds"]
+    claims = [
+        "it has two answers of 126 fewer", "neither model does well, six",
+        f"fall to {percent(best, 'lines', half)} % at 512K and about half at 1M",
+        f"find {span(yarn, million)} at 1M", f"YaRN everywhere {span(dense, million)},",
+        f"and {percent(dense, 'niah:1', 1 << 17)} % at 128K where the wording is another",
+        f"read a million tokens in {seconds:.0f} seconds",
+        f"reads a prompt {prefill('config') / prefill('dense'):.1f} times as fast as dense",
+    ]
+    assert 45 <= int(percent(best, "lines", million)) <= 55
+    text = " ".join((ROOT / "docs/evidence.md").read_text().split())
+    for claim in claims:
+        assert claim in text, claim
+    assert f"reads in {seconds:.0f} seconds" in (ROOT / "README.md").read_text()
+
+
 def test_a_changed_number_is_seen(tmp_path):
     (tmp_path / "docs").mkdir()
     text = (ROOT / "docs/evidence.md").read_text()
