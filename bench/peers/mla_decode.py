@@ -18,15 +18,14 @@ Before a row is timed, the last sequence of its last call is compared with atten
 import argparse
 import importlib
 import math
-import os
-import signal
 import time
 
 import torch
 
+from checked_rows import LARGEST_ERROR, cells_or_error, end_after
+
 PAGE, KEY, VALUE = 64, 576, 512
 ROTATION = 3 * 60 * 1024 * 1024
-LARGEST_ERROR = 0.02
 CASES = [  # name, sequences, heads, keys
     *[(f"stream B{b} h{h}", b, h, 1024) for b, h in
       [(1, 8), (1, 16), (8, 16), (32, 8), (32, 16), (32, 64), (32, 128), (128, 16)]],
@@ -197,15 +196,6 @@ def row(case, peer):
     return f"{microseconds(calls):.2f} | {planning():.0f} | {error:.1e}"
 
 
-def end_after(seconds):
-    def end(*_):
-        print(f"| stopped after {seconds} s | | | | |", flush=True)
-        os._exit(3)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="cases whose name contains this")
@@ -222,11 +212,7 @@ def main():
             continue
         case = Case(*sizes)
         for peer in options.peers.split(","):
-            try:
-                cells = row(case, PEERS[peer])
-            except Exception as error:
-                lines = str(error).splitlines() or [""]
-                cells = f"{type(error).__name__}: {lines[0][:80]} | | "
+            cells = cells_or_error(row, case, PEERS[peer])
             print(f"| {name} | {peer} | {cells} |", flush=True)
     print(f"{time.perf_counter() - begin:.0f} s in all")
 

@@ -14,9 +14,6 @@ timed, four query rows of every head are compared with attention in fp32 (error:
 difference over norm of the reference; 2e-3 to 5e-3 is the rounding of bf16).
 """
 import argparse
-import math
-import os
-import signal
 import time
 
 import torch
@@ -24,9 +21,10 @@ import torch.nn.functional as functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from checked_rows import LARGEST_ERROR, cells_or_error, end_after
+
 BLOCK, SINK, RECENT = 128, 1, 7
 WINDOW = BLOCK * RECENT
-LARGEST_ERROR = 0.02
 
 
 def milliseconds(call):
@@ -166,15 +164,6 @@ def row(problem, pattern, make):
     return f"{ms:.3f} | {flops / ms / 1e9:.0f} | {error:.1e}"
 
 
-def end_after(seconds):
-    def end(*_):
-        print(f"| stopped after {seconds} s | | | | |", flush=True)
-        os._exit(3)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", default="65536", help="one length or several, with commas")
@@ -193,11 +182,7 @@ def main():
     for name, pattern, make in PEERS:
         for tokens in lengths if options.only in name else []:
             problem = Problem(tokens, options.heads, qk, v_size)
-            try:
-                cells = row(problem, pattern, make)
-            except Exception as error:  # a peer that is missing or does not take the sizes
-                lines = str(error).splitlines() or [""]
-                cells = f"{type(error).__name__}: {lines[0][:90]} | | "
+            cells = cells_or_error(row, problem, pattern, make)
             print(f"| {name} | {tokens} | {cells} |", flush=True)
     print(f"{time.perf_counter() - start:.0f} s in all")
 
