@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -18,6 +17,7 @@
 #include "loza/base/error.h"
 #include "loza/base/file.h"
 #include "loza/base/parallel_for.h"
+#include "loza/base/processor.h"
 #include "loza/base/progress.h"
 #include "loza/calibrate/calibrate.h"
 #include "loza/calibrate/convert.h"
@@ -58,14 +58,6 @@ double seconds_since(Clock::time_point start) {
 // A folder that an earlier demo wrote makes way; anything else of that name is not touched.
 void remove_model_folder(const fs::path& folder) {
   if (fs::exists(folder / "config.json")) fs::remove_all(folder);
-}
-
-std::string processor_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
 }
 
 std::string name_of(const fs::path& folder) {

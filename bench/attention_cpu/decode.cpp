@@ -24,11 +24,10 @@ void check_cache(const std::string& name, const Sizes& sizes, at::ScalarType dty
   }
 }
 
-// Multiply-adds and bytes of a step's floor, whichever takes longer.
-double decode_floor_s(const Sizes& sizes, const MachineRates& rates, at::ScalarType dtype,
-                      double keys, double row_bytes) {
-  return std::max(forward_flops(sizes, keys) / rates.of(dtype).fma_flops,
-                  keys * row_bytes / rates.read_bytes);
+// Of a step that sees so many keys: the rows are all but a hundredth of its bytes.
+Work step_work(const Sizes& sizes, const Cache& cache, std::int64_t keys) {
+  const auto pairs = static_cast<double>(keys);
+  return {forward_flops(sizes, pairs), pairs * cache.row_bytes()};
 }
 
 }  // namespace
@@ -49,13 +48,9 @@ void decode_full(Report& report, const MachineRates& rates) {
       Rounds rounds;
       rounds.add("ours", [&] { cache.step(BlockPattern::full(), c.len); });
       rounds.run(report.budget_s());
-      const auto keys = static_cast<double>(c.len);
-      const double seconds = rounds.seconds("ours");
-      const double floor_s = decode_floor_s(c.sizes, rates, dtype, keys, cache.row_bytes());
       Json& row = report.add(name);
-      add_speed(row, seconds, forward_flops(c.sizes, keys), floor_s);
-      row["gbs"] = keys * cache.row_bytes() / seconds * 1e-9;
-      add_bar(row, "share of the floor", floor_s / seconds, 0.7);
+      add_speed(row, rounds.seconds("ours"), step_work(c.sizes, cache, c.len), dtype, rates);
+      add_bar(row, "share of the floor", row["share_of_floor"].get<double>(), 0.7);
     }
   }
 }
@@ -77,12 +72,10 @@ void decode_streaming(Report& report, const MachineRates& rates) {
   }
   rounds.add("full", [&] { cache.step(BlockPattern::full(), kFullLen); });
   rounds.run(report.budget_s());
-  const double keys = static_cast<double>(num_visible_keys({}, kFullLen - 1));
   const double seconds = rounds.seconds(std::to_string(kFullLen)) / kSteps;
   Json& row = report.add(name);
-  add_speed(row, seconds, forward_flops(kAbsorbed, keys),
-            decode_floor_s(kAbsorbed, rates, dtype, keys, cache.row_bytes()));
-  row["gbs"] = keys * cache.row_bytes() / seconds * 1e-9;
+  add_speed(row, seconds, step_work(kAbsorbed, cache, num_visible_keys({}, kFullLen - 1)), dtype,
+            rates);
   double fastest = seconds, slowest = seconds;
   for (const std::int64_t len : lengths) {
     const double of_len = rounds.seconds(std::to_string(len)) / kSteps;

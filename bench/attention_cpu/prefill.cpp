@@ -56,10 +56,10 @@ void prefill_full(Report& report, const MachineRates& rates) {
     rounds.add("torch", [&] { prompt.torch({}); });
     rounds.add("torch, padded values", [&] { padded.torch({}); });
     rounds.run(report.budget_s());
-    const double flops = forward_flops(kExpanded, num_pairs(pattern, 0, kLen));
-    const double matmul_s = flops / rates.of(dtype).matmul_flops;
+    const Work work = forward_work(kExpanded, pattern, kLen, dtype);
+    const double matmul_s = work.flops / rates.of(dtype).matmul_flops;
     Json& row = report.add(name);
-    add_speed(row, rounds.seconds("ours"), flops, flops / rates.of(dtype).fma_flops);
+    add_speed(row, rounds.seconds("ours"), work, dtype, rates);
     row["torch_ms"] = rounds.seconds("torch") * 1e3;
     row["torch_padded_ms"] = rounds.seconds("torch, padded values") * 1e3;
     add_bar(row, "faster than torch's sdpa (the better of values as they are and padded)",
@@ -86,9 +86,8 @@ void prefill_streaming(Report& report, const MachineRates& rates) {
   rounds.add("torch", [&] { prompt.torch(mask); });
   rounds.run(report.budget_s());
   const double pairs = num_pairs(streaming, 0, kLen), all_pairs = num_pairs(full, 0, kLen);
-  const double flops = forward_flops(sizes, pairs);
   Json& row = report.add(name);
-  add_speed(row, rounds.seconds("ours"), flops, flops / rates.of(dtype).fma_flops);
+  add_speed(row, rounds.seconds("ours"), forward_work(sizes, streaming, kLen, dtype), dtype, rates);
   row["full_ms"] = rounds.seconds("full") * 1e3;
   row["torch_ms"] = rounds.seconds("torch") * 1e3;
   row["pairs_full_to_streaming"] = all_pairs / pairs;

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "loza/attention/cpu/instruction_set.h"
 #include "loza/base/parallel_for.h"
+#include "loza/base/processor.h"
 #include "loza/base/table.h"
 
 namespace loza::bench {
@@ -14,7 +17,8 @@ std::string number_of(const Json& row, const char* key, const char* format) {
 }
 
 Json machine_of(const MachineRates& rates) {
-  return Json{{"threads", num_threads()},
+  return Json{{"processor", processor_name()},
+              {"threads", num_threads()},
               {"instruction_set", cpu::instruction_set_name(cpu::instruction_set())},
               {"bf16_fma_gflops", rates.bf16.fma_flops * 1e-9},
               {"fp32_fma_gflops", rates.fp32.fma_flops * 1e-9},
@@ -30,9 +34,16 @@ Json& Report::add(const std::string& name) {
   return cases_.back();
 }
 
-void add_speed(Json& row, double seconds, double flops, double floor_s) {
+void add_speed(Json& row, double seconds, const Work& work, at::ScalarType dtype,
+               const MachineRates& rates) {
+  const double floor_s =
+      std::max(work.flops / rates.of(dtype).fma_flops, work.bytes / rates.read_bytes);
+  row["dtype"] = name_of(dtype);
+  row["flops"] = work.flops;
+  row["bytes"] = work.bytes;
   row["median_ms"] = seconds * 1e3;
-  row["gflops"] = flops / seconds * 1e-9;
+  row["gflops"] = work.flops / seconds * 1e-9;
+  row["gbs"] = work.bytes / seconds * 1e-9;
   row["floor_ms"] = floor_s * 1e3;
   row["share_of_floor"] = floor_s / seconds;
 }
@@ -66,12 +77,14 @@ void print_tables(const Json& report) {
   }
   const Json& machine = report["machine"];
   fmt::print(
-      "{} threads, {}\nmultiply-adds: bf16 {:.0f}, fp32 {:.0f} GFLOP/s; libtorch's matmul on the "
+      "{}, {} threads, {}\nmultiply-adds: bf16 {:.0f}, fp32 {:.0f} GFLOP/s; libtorch's matmul on "
+      "the "
       "two products: bf16 {:.0f}, fp32 {:.0f}; reading memory: {:.1f} GB/s\n\n{}\n{}",
-      machine["threads"].get<int>(), machine["instruction_set"].get<std::string>(),
-      machine["bf16_fma_gflops"].get<double>(), machine["fp32_fma_gflops"].get<double>(),
-      machine["bf16_matmul_gflops"].get<double>(), machine["fp32_matmul_gflops"].get<double>(),
-      machine["read_gbs"].get<double>(), speeds.to_string(), bars.to_string());
+      machine["processor"].get<std::string>(), machine["threads"].get<int>(),
+      machine["instruction_set"].get<std::string>(), machine["bf16_fma_gflops"].get<double>(),
+      machine["fp32_fma_gflops"].get<double>(), machine["bf16_matmul_gflops"].get<double>(),
+      machine["fp32_matmul_gflops"].get<double>(), machine["read_gbs"].get<double>(),
+      speeds.to_string(), bars.to_string());
 }
 
 }  // namespace loza::bench

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bench/attention_cpu/machine_rates.h"
+#include "bench/attention_cpu/sizes.h"
 #include "loza/base/json.h"
 
 // Results on their way to JSON and to the tables.
@@ -27,8 +28,10 @@ class Report {
   Json cases_ = Json::array();
 };
 
-// How long a case took, as time, rate and share of its floor.
-void add_speed(Json& row, double seconds, double flops, double floor_s);
+// What a case did and how long it took, as time, rates and share of its floor: its multiply-adds
+// or its bytes, whichever take longer.
+void add_speed(Json& row, double seconds, const Work& work, at::ScalarType dtype,
+               const MachineRates& rates);
 
 enum class Bound { kAtLeast, kAtMost };
 
@@ -36,7 +39,7 @@ enum class Bound { kAtLeast, kAtMost };
 void add_bar(Json& row, const std::string& what, double value, double bar,
              Bound bound = Bound::kAtLeast);
 
-// {"machine": threads, instruction set and rates, "cases": rows}.
+// {"machine": processor, threads, instruction set and rates, "cases": rows}.
 Json to_json(const Report& report, const MachineRates& rates);
 
 // The same as lines of text and two tables on stdout: speeds, and what is asked for.

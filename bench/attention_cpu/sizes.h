@@ -31,8 +31,21 @@ const char* name_of(const BlockPattern& pattern);
 // Key-query pairs that the pattern lets through, of queries at [first_pos, len).
 double num_pairs(const BlockPattern& pattern, std::int64_t first_pos, std::int64_t len);
 
+// What a case asks of the machine.
+struct Work {
+  double flops = 0;
+  double bytes = 0;  // of the tensors, each read or written once
+};
+
 // Of so many pairs, for all heads. The backward pass computes the scores anew.
 double forward_flops(const Sizes& sizes, double pairs);
 double backward_flops(const Sizes& sizes, double pairs);
+
+// Of a prompt under a pattern: forward moves q, k, v and the output; backward these, d_out and
+// the three gradients.
+Work forward_work(const Sizes& sizes, const BlockPattern& pattern, std::int64_t len,
+                  at::ScalarType dtype);
+Work forward_and_backward_work(const Sizes& sizes, const BlockPattern& pattern, std::int64_t len,
+                               at::ScalarType dtype);
 
 }  // namespace loza::bench

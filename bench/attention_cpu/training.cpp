@@ -68,10 +68,9 @@ void train(Report& report, const MachineRates& rates) {
       rounds.add("torch", [&] { torch_way(prompt); });
       rounds.add("torch, padded values", [&] { torch_way(padded); });
       rounds.run(report.budget_s());
-      const double pairs = num_pairs(pattern, 0, kLen);
-      const double flops = forward_flops(kExpanded, pairs) + backward_flops(kExpanded, pairs);
       Json& row = report.add(name);
-      add_speed(row, rounds.seconds("ours"), flops, flops / rates.of(dtype).fma_flops);
+      add_speed(row, rounds.seconds("ours"),
+                forward_and_backward_work(kExpanded, pattern, kLen, dtype), dtype, rates);
       row["forward_ms"] = rounds.seconds("forward alone") * 1e3;
       row["torch_ms"] = rounds.seconds("torch") * 1e3;
       row["torch_padded_ms"] = rounds.seconds("torch, padded values") * 1e3;
