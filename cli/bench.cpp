@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "cli/named_plans.h"
+#include "cli/pattern_options.h"
 #include "loza/base/json.h"
 #include "loza/base/progress.h"
 #include "loza/base/table.h"
@@ -27,6 +28,8 @@ struct BenchOptions {
   std::vector<std::filesystem::path> models;
   std::vector<std::string> lengths = {"512", "2k", "4k", "8k"};
   std::vector<std::string> plans = {"config", "dense"};
+  std::vector<std::filesystem::path> gates;
+  PlanOptions plan;
   ModelOptions placement;
   SpeedOptions speed;
   bool json = false;
@@ -45,12 +48,15 @@ std::vector<NamedPlan> plans_of(const BenchOptions& options, const Checkpoint& c
   std::vector<NamedPlan> plans;
   bool has_dense = false;
   for (const std::string& name : options.plans) {
-    NamedPlan named = plan_by_name(name, model, checkpoint, {});
+    NamedPlan named = plan_by_name(name, model, checkpoint, options.plan);
     const bool is_dense = named.plan.num_streaming() == 0;
     if (is_dense && has_dense) continue;
     if (is_dense) named.name = "dense";
     has_dense = has_dense || is_dense;
     plans.push_back(std::move(named));
+  }
+  for (const std::filesystem::path& gates : options.gates) {
+    plans.push_back(plan_from_gates(gates, model, options.plan));
   }
   return plans;
 }
@@ -139,6 +145,14 @@ void add_bench(CLI::App& app) {
                    "all stream; or a choice without documents, as in loza eval")
       ->delimiter(',')
       ->capture_default_str();
+  command->add_option("--gates", options->gates, "Gates files: a plan for each, named as the file")
+      ->delimiter(',');
+  command
+      ->add_option("--sparsity", options->plan.sparsity,
+                   "Share of the modules that stream, for --gates and --plans")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  add_pattern_options(*command, options->plan.pattern);
   add_model_options(*command, options->placement);
   add_weights_option(*command, options->placement);
   command
@@ -157,7 +171,9 @@ void add_bench(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print a JSON array, one object a row");
-  command->footer("Example: loza bench SmolLM2-135M-Instruct smollm2-zigzag --lengths 512,2k,8k");
+  command->footer(
+      "Example: loza bench SmolLM2-135M-Instruct smollm2-zigzag --lengths 512,2k,8k\n"
+      "         loza bench SmolLM2-135M-Instruct --gates gates.json --sparsity 0.5");
   command->callback([options] { bench(*options); });
 }
 

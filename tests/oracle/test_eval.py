@@ -177,6 +177,19 @@ def test_plans_stand_side_by_side(tiny, tmp_path):
         assert cell["nll"]["low"] <= cell["nll"]["value"] <= cell["nll"]["high"]
 
 
+def test_bench_times_the_same_choice(tiny, tmp_path):
+    gates = tmp_path / "gates.json"
+    gates.write_text('{"alpha": [0.1, 0.9, 0.5]}')
+    done = subprocess.run(
+        [LOZA, "bench", tiny[0], "--gates", gates, "--sparsity", "0.34", "--block-size", "8",
+         "--recent-blocks", "2", "--lengths", "64", "--decoded", "1", "--repeats", "1", "--json"],
+        capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout)
+    assert [(row["plan"], row["layer_type"]) for row in rows] == [("dense", "000"),
+                                                                  ("gates", "100")]
+    assert rows[1]["kv_bytes"]["total"] < rows[0]["kv_bytes"]["total"]
+
+
 @pytest.mark.parametrize(
     "content", ["", "{}\n", '{"text": ""}\n', '{"prompt": "a"}\n', '{"prompt": "a", "answer": ""}\n',
                 '{"prompt": "", "answer": "b"}\n', "not json\n", '{"text": 1}\n'])
