@@ -1,17 +1,14 @@
 """From what scripts/evidence measured to results.json, report.html and the tables in the documents.
 
-A table is a list of rows of strings, the first one its heading. A document names the tables that it
-shows between two comments, which are rewritten:
-
-    <!-- evidence:NAME -->
-    <!-- /evidence -->
+A table is a list of rows of strings, the first one its heading. Documents name those that they show
+as "evidence".
 """
 
 import html
 import json
-import re
 
 import chart
+import documents
 
 NEEDLES = ["niah", "noise", "lines"]
 SMALL = "mla-7m"  # the folder of the small model
@@ -374,18 +371,19 @@ def million_chart(runs):
     """Hits on needles and noise together, by length."""
     lines = []
     for name, found in runs.items():
-        values = []
-        for length in LONG:
+        points = []
+        for place, length in enumerate(LONG):
             pool = needles_found(found, length)
             if pool is None:
-                values.append(None)
                 continue
             hits, answers = pool
             low, high = wilson_interval(hits, answers)
-            values.append((100 * low, 100 * hits, 100 * high))
-        lines.append((name, values))
+            points.append((place, 100 * low, 100 * hits, 100 * high))
+        lines.append((name, points))
+    lengths = [(place, length_name(length)) for place, length in enumerate(LONG)]
+    percents = [(percent, f"{percent} %") for percent in range(0, 101, 25)]
     return chart.line_chart("Needles found (niah, noise), by length of the text",
-                            [length_name(length) for length in LONG], lines)
+                            [chart.Panel(lengths, percents, lines)])
 
 
 def million_short_table(runs):
@@ -483,25 +481,6 @@ def tables(stages):
     return {**made, **{f"{SMALL}-{name}": table for name, table in small.items()}}
 
 
-def markdown(table):
-    lines = ["| " + " | ".join(table[0]) + " |", "| " + " | ".join(["---"] * len(table[0])) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
-    return "\n".join(lines)
-
-
-def fill(path, made):
-    text = path.read_text()
-
-    def table(match):
-        name = match.group(1)
-        if name not in made:
-            return match.group(0)
-        return f"<!-- evidence:{name} -->\n{markdown(made[name])}\n<!-- /evidence -->"
-
-    path.write_text(re.sub(r"<!-- evidence:([\w-]+) -->\n.*?<!-- /evidence -->", table, text,
-                           flags=re.S))
-
-
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;
 color:#222;background:#fff}table{border-collapse:collapse;margin:1rem 0;display:block;
 overflow-x:auto}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;
@@ -572,5 +551,6 @@ def write(out, root):
     for name, drawing in charts.items():
         (out / f"{name}.svg").write_text(drawing)
     (out / "report.html").write_text(page(made, charts, stages))
+    shown = {name: documents.table(rows) for name, rows in made.items()}
     for document in ("README.md", "docs/evidence.md") if root is not None else ():
-        fill(root / document, made)
+        documents.fill(root / document, "evidence", shown)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts" / "evidence_parts"))
+sys.path[:0] = [str(ROOT / "scripts" / folder) for folder in ("evidence_parts", "measured")]
 
 import pages  # noqa: E402
 import schedule  # noqa: E402
