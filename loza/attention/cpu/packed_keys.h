@@ -11,39 +11,35 @@
 
 namespace loza::cpu {
 
-// Keys and values of a forward call, packed once for all query tiles and for all heads that
-// share them. Only blocks that some query sees are read.
+// Keys and values of one key head that some queries of a sequence see, packed once for all tiles of
+// those queries and all heads that share them. Only blocks that some query sees are read. Kept and
+// reused, it allocates only what it lacks.
 class PackedKeys {
  public:
-  // Packs, in parallel. REQUIRES: `params` outlives it.
-  PackedKeys(const ForwardParams& params, const TileKernels& kernels);
+  // For queries at positions [first_query_pos, end_pos) of the sequence. Lays out and packs nothing
+  // yet. REQUIRES: 0 <= first_query_pos < end_pos; `params` and `kernels` outlive its use.
+  void start(const ForwardParams& params, const TileKernels& kernels, std::int64_t sequence_idx,
+             std::int64_t key_head, std::int64_t first_query_pos, std::int64_t end_pos);
 
-  // REQUIRES: some query of the sequence sees the step's keys. `value_rows` is room for the
-  // addresses that the step may refer to.
-  PackedStep step(std::int64_t sequence_idx, std::int64_t key_head, const KeyStep& step,
-                  std::vector<const void*>& value_rows) const;
+  std::int64_t num_blocks() const { return layout_.num_blocks(); }
+  // Blocks may be packed by several threads. REQUIRES: 0 <= slot < num_blocks().
+  void pack_block(std::int64_t slot);
+
+  // REQUIRES: all blocks are packed, and some of the queries sees the step's keys. `value_rows` is
+  // room for the addresses that the step may refer to.
+  PackedStep step(const KeyStep& step, std::vector<const void*>& value_rows) const;
 
  private:
-  // One key head of one sequence.
-  struct Head {
-    std::int64_t sequence_idx = 0, key_head = 0;
-    KeyLayout layout;
-    std::int64_t keys = 0, values = 0;  // first words
-    std::int64_t value_panel_stride = 0;
-    std::int64_t first_block = 0;  // of block_is_finite_
-  };
-
-  void lay_out();
-  void pack_block(const Head& head, std::int64_t slot);
   // Addresses of rows at positions [first_pos, first_pos + count); null for those after the end.
-  void find_rows(const Head& head, const TensorView& view, std::int64_t first_pos,
-                 std::int64_t count, std::vector<const void*>& rows) const;
+  void find_rows(const TensorView& view, std::int64_t first_pos, std::int64_t count,
+                 std::vector<const void*>& rows) const;
 
-  const ForwardParams& params_;
-  const TileKernels& kernels_;
-  std::int64_t qk_words_ = 0;
-  std::vector<Head> heads_;  // [B, G]
-  std::int64_t num_words_ = 0, num_blocks_ = 0;
+  const ForwardParams* params_ = nullptr;
+  const TileKernels* kernels_ = nullptr;
+  std::int64_t sequence_idx_ = 0, key_head_ = 0;
+  KeyLayout layout_;
+  std::int64_t qk_words_ = 0, value_panel_stride_ = 0;
+  Word* values_ = nullptr;  // behind the keys
   Buffer<Word> words_;
   Buffer<bool> block_is_finite_;  // the values of a packed block
 };
