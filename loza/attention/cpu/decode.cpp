@@ -17,14 +17,23 @@
 namespace loza::cpu {
 namespace {
 
-constexpr std::int64_t kSplitKeys = 512;
+// Positions of a split; far from a sequence's beginning there are many, and each has a state to
+// keep and to merge.
+constexpr std::int64_t kSplitKeys = 512, kLongSplitKeys = 2048, kFirstLongSplit = 16384;
 static_assert(kSplitKeys % kStepKeys == 0, "a step lies in one split");
+
+// The split of a position. Patterns that see as much as kFirstLongSplit positions from the first on
+// agree; the others see too little at a time for long splits.
+std::int64_t split_at(const BlockPattern& pattern, std::int64_t pos) {
+  if (pos < kFirstLongSplit || pattern.exact_len() <= kFirstLongSplit) return pos / kSplitKeys;
+  return kFirstLongSplit / kSplitKeys + (pos - kFirstLongSplit) / kLongSplitKeys;
+}
 
 // What a step of rows that are read where they lie takes of the second cache, where the next
 // step's rows arrive beside it.
 constexpr std::int64_t kStepBytes = 160 << 10;
 
-// Keys of a sequence that some new token sees, in one stretch of kSplitKeys positions.
+// Keys of a sequence that some new token sees, in the stretch of positions of one split_at().
 struct Split {
   std::int64_t sequence_idx = 0;
   std::int64_t first_step = 0, end_step = 0;
@@ -64,10 +73,9 @@ struct Plan {
     for (const BlockRange& range : {BlockRange{0, layout.num_sink_blocks}, layout.recent}) {
       for_each_step(params.pattern, range, length, step_keys, [&](const KeyStep& step) {
         const auto num_steps = static_cast<std::int64_t>(steps.size());
-        if (step.first_pos / kSplitKeys != current) {
-          splits.push_back({sequence_idx, num_steps, num_steps, 0});
-        }
-        current = step.first_pos / kSplitKeys;
+        const std::int64_t split_idx = split_at(params.pattern, step.first_pos);
+        if (split_idx != current) splits.push_back({sequence_idx, num_steps, num_steps, 0});
+        current = split_idx;
         steps.push_back(step);
         splits.back().end_step = num_steps + 1;
         splits.back().num_keys += step.num_keys;
@@ -120,6 +128,7 @@ using RowAddresses = std::vector<const std::byte*>;
 struct Work {
   std::int64_t split_begin = 0, split_end = 0;
   std::int64_t head_begin = 0, head_end = 0;
+  std::int64_t num_keys = 0;
 
   std::int64_t num_heads() const { return head_end - head_begin; }
 };
@@ -165,30 +174,29 @@ class Decode {
   }
 
   // Few heads at a time only where there are too few splits for the threads, many splits together
-  // where there are many: memory is then read in long stretches. The longest first. (No number
+  // where there are many: memory is then read in long stretches, whose beginnings alone must be
+  // waited for. The longest first, the last ones short, so that threads end together. (No number
   // depends on any of it.)
   std::vector<Work> shared_out() const {
     const std::int64_t num_splits = plan_.num_splits(), wanted = 2 * num_threads();
     const std::int64_t parts = std::clamp<std::int64_t>(
         wanted / std::max<std::int64_t>(num_splits, 1), 1, params_.num_key_heads);
     const std::int64_t heads = (params_.num_key_heads + parts - 1) / parts;
-    const std::int64_t splits = std::max<std::int64_t>(num_splits / (4 * wanted), 1);
+    std::int64_t keys_left = 0;
+    for (const Split& split : plan_.splits) keys_left += split.num_keys;
     std::vector<Work> works;
-    for (std::int64_t i = 0; i < num_splits; i += splits) {
+    for (std::int64_t begin = 0, end = 0; begin < num_splits; begin = end) {
+      std::int64_t num_keys = 0;
+      do {
+        num_keys += plan_.split(end++).num_keys;
+      } while (end < num_splits && num_keys < keys_left / wanted);
+      keys_left -= num_keys;
       for (std::int64_t g = 0; g < params_.num_key_heads; g += heads) {
-        works.push_back(
-            {i, std::min(i + splits, num_splits), g, std::min(g + heads, params_.num_key_heads)});
+        works.push_back({begin, end, g, std::min(g + heads, params_.num_key_heads), num_keys});
       }
     }
-    const auto num_keys = [&](const Work& work) {
-      std::int64_t sum = 0;
-      for (std::int64_t i = work.split_begin; i < work.split_end; ++i) {
-        sum += plan_.split(i).num_keys;
-      }
-      return sum;
-    };
     std::stable_sort(works.begin(), works.end(),
-                     [&](const Work& a, const Work& b) { return num_keys(a) > num_keys(b); });
+                     [](const Work& a, const Work& b) { return a.num_keys > b.num_keys; });
     return works;
   }
 

@@ -77,6 +77,11 @@ std::vector<Shape> long_shapes() {
           {dtype, pattern, {{33, 65'537}, {17, 4'096}}, 2, 1, 64, 64, Layout::kPacked});
     }
     shapes.push_back({dtype, BlockPattern{}, {{4'096, 4'096}}, 1, 1, 24, 16, Layout::kPacked});
+    // So long beside the window that each thread packs the keys of its own queries.
+    for (const BlockPattern& pattern : {BlockPattern{16, 1, 7}, BlockPattern{5, 2, 3}}) {
+      shapes.push_back(
+          {dtype, pattern, {{4'097, 4'097}, {2'050, 3'001}}, 4, 2, 40, 24, Layout::kPacked});
+    }
   }
   return shapes;
 }

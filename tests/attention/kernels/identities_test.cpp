@@ -100,6 +100,45 @@ TEST(Identity, PagedStreamingThatSeesEverythingIsFull) {
   }
 }
 
+// Far from the beginning the CPU's splits are longer.
+TEST(Identity, PagedStreamingThatSeesEverythingOfALongSequenceIsFull) {
+  for (const DType dtype : kDTypes) {
+    PagedShape shape;
+    shape.dtype = dtype;
+    shape.pattern = {128, 1, 199};
+    shape.lengths = {16'385, 25'000};
+    shape.q_len = 3;
+    shape.page_len = 64;
+    PagedCase c(shape, 13);
+    const Result streaming = attend(c);
+    c.shape.pattern = BlockPattern::full();
+    EXPECT_EQ(streaming, attend(c)) << dtype_name(dtype);
+    ++case_count();
+  }
+}
+
+// A long streaming prompt: keys packed by all threads together, or by each for its own queries, by
+// the number of threads.
+TEST(Identity, LongPromptOnAnyNumberOfThreads) {
+  const int threads = num_threads();
+  for_each_instruction_set([&] {
+    for (const std::int64_t block : {16, 5}) {
+      for (const DType dtype : kDTypes) {
+        const std::int64_t len = 300 * block + 7;
+        ForwardCase c({dtype, {block, 1, 3}, {{len, len}}, 2, 2, 32, 16, Layout::kPacked}, 21);
+        set_num_threads(1);
+        const Result expected = attend(c);
+        for (const int count : {2, 7, 64}) {
+          set_num_threads(count);
+          ASSERT_EQ(expected, attend(c)) << count;
+          ++case_count();
+        }
+      }
+    }
+  });
+  set_num_threads(threads);
+}
+
 // The rows of a whole prompt, computed chunk by chunk.
 TEST(Identity, ChunkedIsWhole) {
   Random random(14);
