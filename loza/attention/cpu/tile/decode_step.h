@@ -106,7 +106,7 @@ template <int rows>
   for (std::int64_t w = 0; w < step.qk_words; w += kLanes) {
     Words key_chunks[num_keys];
 #pragma GCC unroll 8
-    for (int k = 0; k < num_keys; ++k) key_chunks[k] = load_words(key_words[k] + w);
+    for (int k = 0; k < num_keys; ++k) key_chunks[k] = in_register(load_words(key_words[k] + w));
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const Words query = in_register(load_words(queries + r * kLanes));
