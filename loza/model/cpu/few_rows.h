@@ -3,12 +3,11 @@
 #include <cstdint>
 
 #include "loza/model/cpu/int8_weight.h"
+#include "loza/model/cpu/row_kernels.h"
 
 // The product of few rows with a weight that is too large for the caches: the weight is read once,
 // in place, and the time is that of reading it.
 namespace loza::model_cpu {
-
-inline constexpr std::int64_t kFewRows = 8;
 
 // x [M, K] times W [N, K] transposed, both fp32 or bf16 (alike), M <= kFewRows; accumulated in
 // fp32. On several threads; a row's numbers depend on neither the other rows nor the threads.

@@ -27,6 +27,9 @@ struct WideRows {
   std::int64_t count = 0, size = 0;
 };
 
+// Rows that multiply_rows takes at most.
+inline constexpr std::int64_t kFewRows = 8;
+
 struct RowKernels {
   // out = x / sqrt(mean(x^2) + eps) * weight, [size].
   void (*rms_norm)(const void* x, const void* weight, float eps, std::int64_t size, DType dtype,
