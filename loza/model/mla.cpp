@@ -4,6 +4,7 @@
 
 #include "loza/base/check.h"
 #include "loza/model/elementwise.h"
+#include "loza/model/head_product.h"
 #include "loza/model/kv_rows.h"
 
 namespace loza {
@@ -106,8 +107,7 @@ at::Tensor Mla::decode(const attention::Queries& queries, const at::Tensor& rows
   const at::Tensor key_weight = weight.narrow(1, 0, nope_size_);          // [H, nope, R]
   const at::Tensor value_weight = weight.narrow(1, nope_size_, v_size_);  // [H, V, R]
 
-  const at::Tensor q_latent =
-      at::bmm(queries.q.narrow(2, 0, nope_size_).transpose(0, 1), key_weight).transpose(0, 1);
+  const at::Tensor q_latent = head_product(queries.q.narrow(2, 0, nope_size_), key_weight);
   const auto row_of = [&](const at::Tensor& q) {
     return at::cat({q_latent, q.narrow(2, nope_size_, rope_size_)}, 2);
   };
@@ -117,7 +117,7 @@ at::Tensor Mla::decode(const attention::Queries& queries, const at::Tensor& rows
       attention::attend_paged(row_queries, kv, context.num_sequences(), /*num_key_heads=*/1,
                               latent_size_, context.pattern(module_idx_),
                               context.rotation(module_idx_).softmax_scale);  // [T, H, R]
-  return at::bmm(latent.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1);
+  return head_product(latent, value_weight.transpose(1, 2));
 }
 
 }  // namespace loza

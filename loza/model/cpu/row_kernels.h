@@ -27,6 +27,16 @@ struct WideRows {
   std::int64_t count = 0, size = 0;
 };
 
+// Rows x [count, size] times the rows of a weight [size, num_columns]: out [count, num_columns].
+// The strides are elements between rows.
+struct ColumnsProduct {
+  const void* x = nullptr;
+  const void* weight = nullptr;
+  void* out = nullptr;
+  std::int64_t x_stride = 0, weight_stride = 0, out_stride = 0;
+  std::int64_t count = 0, size = 0, num_columns = 0;
+};
+
 // Rows that multiply_rows takes at most.
 inline constexpr std::int64_t kFewRows = 8;
 
@@ -47,6 +57,8 @@ struct RowKernels {
   // between two; x has at most kFewRows rows.
   void (*multiply_rows)(const WideRows& x, const void* weight, std::int64_t stride, DType dtype,
                         std::int64_t begin, std::int64_t end, const ProductOut& out);
+  // All of `dtype`; sums [count, num_columns] is the kernel's own.
+  void (*multiply_columns)(const ColumnsProduct& product, DType dtype, float* sums);
 };
 
 // Those of the instruction set that the attention kernels use, too

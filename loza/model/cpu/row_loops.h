@@ -148,6 +148,7 @@ inline void arrange_row(const std::uint16_t* x, std::int64_t size, float* __rest
 }
 
 inline Lanes load_lanes(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
+inline Lanes& lanes_at(float* to) { return *reinterpret_cast<Lanes*>(to); }
 
 // Sums that a step adds to.
 template <typename T>
@@ -237,6 +238,55 @@ void multiply_rows(const WideRows& x, const T* weight, std::int64_t stride, std:
   }
 }
 
+// sums += factor * w, a row of a weight; sums are arranged.
+template <typename T>
+void add_row(float factor, const T* w, std::int64_t size, float* __restrict sums) {
+  std::int64_t i = 0;
+  for (; i + kStep<T> <= size; i += kStep<T>) {
+    if constexpr (kSumsOfStep<T> == 1) {
+      lanes_at(sums + i) += load_lanes(w + i) * factor;
+    } else {
+      const Words pairs = *reinterpret_cast<const Words*>(w + i);
+      lanes_at(sums + i) += std::bit_cast<Lanes>(pairs << 16) * factor;
+      lanes_at(sums + i + kLanes) += std::bit_cast<Lanes>(pairs & 0xFFFF0000u) * factor;
+    }
+  }
+  for (; i < size; ++i) sums[i] += widen(w[i]) * factor;
+}
+
+// The inverse of arrange_row, rounded.
+inline void store_arranged(const float* sums, std::int64_t size, float* __restrict out) {
+  for (std::int64_t i = 0; i < size; ++i) out[i] = sums[i];
+}
+inline void store_arranged(const float* sums, std::int64_t size, std::uint16_t* __restrict out) {
+  constexpr std::int64_t kPairs = kStep<std::uint16_t>;
+  std::int64_t n = 0;
+  for (; n + kPairs <= size; n += kPairs) {
+    for (std::int64_t i = 0; i < kLanes; ++i) {
+      out[n + 2 * i] = narrow<std::uint16_t>(sums[n + i]);
+      out[n + 2 * i + 1] = narrow<std::uint16_t>(sums[n + kLanes + i]);
+    }
+  }
+  for (; n < size; ++n) out[n] = narrow<std::uint16_t>(sums[n]);
+}
+
+template <typename T>
+void multiply_columns(const ColumnsProduct& product, float* sums) {
+  const auto* x = static_cast<const T*>(product.x);
+  const auto* weight = static_cast<const T*>(product.weight);
+  const std::int64_t size = product.num_columns;
+  for (std::int64_t i = 0; i < product.count * size; ++i) sums[i] = 0;
+  for (std::int64_t k = 0; k < product.size; ++k) {
+    for (std::int64_t m = 0; m < product.count; ++m) {
+      add_row(widen(x[m * product.x_stride + k]), weight + k * product.weight_stride, size,
+              sums + m * size);
+    }
+  }
+  for (std::int64_t m = 0; m < product.count; ++m) {
+    store_arranged(sums + m * size, size, static_cast<T*>(product.out) + m * product.out_stride);
+  }
+}
+
 constexpr RowKernels kRowKernels{
     .rms_norm =
         [](const void* x, const void* weight, float eps, std::int64_t size, DType dtype,
@@ -285,6 +335,10 @@ constexpr RowKernels kRowKernels{
               multiply_rows<T, Out>(x, static_cast<const T*>(weight), stride, begin, end, out);
             });
           });
+        },
+    .multiply_columns =
+        [](const ColumnsProduct& product, DType dtype, float* sums) {
+          with_type(dtype, [&]<typename T>(T*) { multiply_columns<T>(product, sums); });
         },
 };
 
