@@ -8,6 +8,7 @@
 #include "loza/base/check.h"
 #include "loza/model/cpu/few_rows.h"
 #include "loza/model/cpu/int8_weight.h"
+#include "loza/model/cpu/some_rows.h"
 
 namespace loza {
 namespace {
@@ -70,8 +71,10 @@ Linear::Linear(Weights& weights, const at::Tensor& weight, Use use) : use_(use) 
 
 bool Linear::is_ours(const at::Tensor& x) const {
   if (int8_ != nullptr) return true;
-  return x.device().is_cpu() && is_fp32_or_bf16(x) && x.size(0) <= model_cpu::kFewRows &&
-         !at::GradMode::is_enabled();
+  if (!x.device().is_cpu() || !is_fp32_or_bf16(x) || at::GradMode::is_enabled()) return false;
+  return x.size(0) <= model_cpu::kFewRows ||
+         (x.size(0) <= model_cpu::kSomeRows && x.scalar_type() == at::kBFloat16 &&
+          model_cpu::has_bf16_products());
 }
 
 at::Tensor Linear::multiply(const at::Tensor& strided, const at::Tensor& residual,
@@ -92,8 +95,10 @@ at::Tensor Linear::multiply(const at::Tensor& strided, const at::Tensor& residua
   }
   if (int8_ != nullptr) {
     int8_->multiply(view_of(x), use_ == Use::kSensitive ? 2 : 1, to);
-  } else {
+  } else if (x.size(0) <= model_cpu::kFewRows) {
     model_cpu::multiply_few_rows(view_of(x), view_of(weight_.whole), to);
+  } else {
+    model_cpu::multiply_some_rows(view_of(x), view_of(weight_.whole), to);
   }
   return out;
 }

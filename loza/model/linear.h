@@ -18,8 +18,8 @@ class Int8Weight;
 // x [T, in] -> [T, sum of the parts' outputs], side by side.
 //
 // What runs follows from the weight. In int8: cpu/int8_weight.h. In the compute dtype: libtorch,
-// which is at the processor's limit for many rows and carries gradients; for few rows on the CPU,
-// without gradients, cpu/few_rows.h.
+// which is at the processor's limit for many rows and carries gradients; on the CPU, without
+// gradients, cpu/few_rows.h and cpu/some_rows.h.
 class Linear {
  public:
   struct Part {

@@ -94,19 +94,6 @@ void multiply_rows(const Int8Rows& rows, std::int64_t first, std::int64_t count,
   }
 }
 
-// One row's products of a panel to its place; `size` is kPanelOutputs but for the last panel.
-template <typename T>
-inline void finish_row(float* products, const float* bias, const T* residual, std::int64_t size,
-                       T* out) {
-  if (bias != nullptr) {
-    for (std::int64_t n = 0; n < size; ++n) products[n] += bias[n];
-  }
-  if (residual != nullptr) {
-    for (std::int64_t n = 0; n < size; ++n) products[n] += widen(residual[n]);
-  }
-  for (std::int64_t n = 0; n < size; ++n) out[n] = narrow<T>(products[n]);
-}
-
 void multiply_panel(const Int8Rows& rows, std::int64_t first, std::int64_t count,
                     const std::uint8_t* panel, std::int64_t begin, std::int64_t end,
                     const ProductOut& out) {
@@ -114,18 +101,7 @@ void multiply_panel(const Int8Rows& rows, std::int64_t first, std::int64_t count
   multiply_rows(rows, first, count, panel, products);
   with_type(out.dtype, [&]<typename T>(T*) {
     for (std::int64_t m = 0; m < count; ++m) {
-      const std::int64_t row = first + m;
-      const T* residual = out.residual == nullptr ? nullptr
-                                                  : static_cast<const T*>(out.residual) +
-                                                        row * out.residual_stride + begin;
-      const float* bias = out.bias == nullptr ? nullptr : out.bias + begin;
-      T* to = static_cast<T*>(out.data) + row * out.stride + begin;
-      float* of_row = products + m * kPanelOutputs;
-      if (end - begin == kPanelOutputs) {
-        finish_row(of_row, bias, residual, kPanelOutputs, to);
-      } else {
-        finish_row(of_row, bias, residual, end - begin, to);
-      }
+      finish_row<T, kPanelOutputs>(products + m * kPanelOutputs, first + m, begin, end, out);
     }
   });
 }

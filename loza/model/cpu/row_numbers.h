@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "loza/base/dtype.h"
+#include "loza/model/cpu/product_out.h"
 
 // Numbers of fp32 and bf16 rows. Each instruction set's file compiles its own copy: everything
 // here is local to it.
@@ -36,6 +37,35 @@ void with_type(DType dtype, const Body& body) {
     body(static_cast<std::uint16_t*>(nullptr));
   } else {
     body(static_cast<float*>(nullptr));
+  }
+}
+
+template <typename T>
+inline void finish_numbers(float* products, const float* bias, const T* residual, std::int64_t size,
+                           T* out) {
+  if (bias != nullptr) {
+    for (std::int64_t n = 0; n < size; ++n) products[n] += bias[n];
+  }
+  if (residual != nullptr) {
+    for (std::int64_t n = 0; n < size; ++n) products[n] += widen(residual[n]);
+  }
+  for (std::int64_t n = 0; n < size; ++n) out[n] = narrow<T>(products[n]);
+}
+
+// The products of row m with outputs [begin, end), kOutputs but for the last ones, to their place.
+template <typename T, std::int64_t kOutputs>
+inline void finish_row(float* products, std::int64_t m, std::int64_t begin, std::int64_t end,
+                       const ProductOut& out) {
+  const T* residual = out.residual == nullptr
+                          ? nullptr
+                          : static_cast<const T*>(out.residual) + m * out.residual_stride + begin;
+  const float* bias = out.bias == nullptr ? nullptr : out.bias + begin;
+  T* to = static_cast<T*>(out.data) + m * out.stride + begin;
+  // A size that the compiler knows makes whole vectors of the loops.
+  if (end - begin == kOutputs) {
+    finish_numbers(products, bias, residual, kOutputs, to);
+  } else {
+    finish_numbers(products, bias, residual, end - begin, to);
   }
 }
 

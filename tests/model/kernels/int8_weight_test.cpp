@@ -14,6 +14,7 @@
 #include "loza/base/parallel_for.h"
 #include "loza/base/random.h"
 #include "loza/model/cpu/few_rows.h"
+#include "loza/model/cpu/some_rows.h"
 
 namespace loza::model_cpu {
 namespace {
@@ -277,24 +278,27 @@ std::vector<float> product_of_few(const Matrix& x, const Matrix& w, DType dtype,
   return out;
 }
 
+void expect_slow_product(const Matrix& x, const Matrix& w, const std::vector<float>& out) {
+  for (std::int64_t m = 0; m < x.rows; ++m) {
+    for (std::int64_t n = 0; n < w.rows; ++n) {
+      double sum = 0, magnitude = 0;
+      for (std::int64_t k = 0; k < x.size; ++k) {
+        const double term = static_cast<double>(x(m, k)) * static_cast<double>(w(n, k));
+        sum += term;
+        magnitude += std::fabs(term);
+      }
+      EXPECT_NEAR(out[static_cast<std::size_t>(m * w.rows + n)], sum, 1e-6 * magnitude + 1e-12);
+    }
+  }
+}
+
 TEST_P(Int8WeightOf, FewRowsEqualASlowProduct) {
   for (const Shape& shape : kShapes) {
     if (shape.rows > kFewRows) continue;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const Matrix x(shape.rows, shape.size, 14), w(shape.outputs, shape.size, 15);
       const std::vector<float> out = product_of_few(x, w, dtype, shape.rows);
-      for (std::int64_t m = 0; m < shape.rows; ++m) {
-        for (std::int64_t n = 0; n < shape.outputs; ++n) {
-          double sum = 0, magnitude = 0;
-          for (std::int64_t k = 0; k < shape.size; ++k) {
-            const double term = static_cast<double>(x(m, k)) * static_cast<double>(w(n, k));
-            sum += term;
-            magnitude += std::fabs(term);
-          }
-          EXPECT_NEAR(out[static_cast<std::size_t>(m * shape.outputs + n)], sum,
-                      1e-6 * magnitude + 1e-12);
-        }
-      }
+      expect_slow_product(x, w, out);
       for (const int threads : {2, 7}) {
         set_num_threads(threads);
         EXPECT_EQ(product_of_few(x, w, dtype, shape.rows), out);
@@ -304,6 +308,38 @@ TEST_P(Int8WeightOf, FewRowsEqualASlowProduct) {
       EXPECT_TRUE(std::equal(first.begin(), first.end(), out.begin()));
     }
   }
+}
+
+TEST_P(Int8WeightOf, SomeRowsEqualASlowProduct) {
+  if (!has_bf16_products()) GTEST_SKIP();
+  for (const Shape& shape : {Shape{1, 5, 40}, {6, 16, 64}, {13, 35, 97}, {kSomeRows, 50, 31}}) {
+    const Matrix x(shape.rows, shape.size, 18), w(shape.outputs, shape.size, 19);
+    const auto product_of = [&](std::int64_t count) {
+      std::vector<float> out(static_cast<std::size_t>(count * w.rows), kNan);
+      RowsView rows = x.view(DType::kBF16);
+      rows.count = count;
+      multiply_some_rows(rows, w.view(DType::kBF16), {out.data(), w.rows, DType::kF32});
+      return out;
+    };
+    const std::vector<float> out = product_of(shape.rows);
+    expect_slow_product(x, w, out);
+    for (const int threads : {2, 7}) {
+      set_num_threads(threads);
+      EXPECT_EQ(product_of(shape.rows), out);
+    }
+    set_num_threads(1);
+    const std::vector<float> first = product_of(1);
+    EXPECT_TRUE(std::equal(first.begin(), first.end(), out.begin()));
+  }
+}
+
+TEST_P(Int8WeightOf, SomeRowsPassOnWhatIsNoNumber) {
+  if (!has_bf16_products()) GTEST_SKIP();
+  Matrix x(8, 50, 20), w(19, 50, 21);
+  x.set(6, 49, kNan);
+  std::vector<float> out(8 * 19);
+  multiply_some_rows(x.view(DType::kBF16), w.view(DType::kBF16), {out.data(), 19, DType::kF32});
+  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 19 == 6) << i;
 }
 
 TEST_P(Int8WeightOf, FewRowsPassOnWhatIsNoNumber) {
