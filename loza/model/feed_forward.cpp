@@ -15,6 +15,16 @@ Mlp::Mlp(Weights& weights, const std::string& name, std::int64_t hidden, std::in
 
 at::Tensor Mlp::forward(const at::Tensor& x) const { return down_(swiglu(gate_up_(x))); }
 
+at::Tensor Mlp::forward_grouped(const std::vector<const Mlp*>& mlps,
+                                const std::vector<std::int64_t>& counts, const at::Tensor& x) {
+  std::vector<const Linear*> gate_ups, downs;
+  for (const Mlp* mlp : mlps) {
+    gate_ups.push_back(&mlp->gate_up_);
+    downs.push_back(&mlp->down_);
+  }
+  return Linear::grouped(downs, counts, swiglu(Linear::grouped(gate_ups, counts, x)));
+}
+
 at::Tensor Mlp::add(const at::Tensor& residual, const at::Tensor& x) const {
   return down_.added_to(residual, swiglu(gate_up_(x)));
 }

@@ -2,7 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "loza/model/config.h"
 #include "loza/model/linear.h"
@@ -25,6 +28,10 @@ class Mlp : public FeedForward {
       bool bias);
   at::Tensor add(const at::Tensor& residual, const at::Tensor& x) const override;
   at::Tensor forward(const at::Tensor& x) const;
+  // Rows of x [T, hidden], group after group, through an Mlp each, all of one shape and without
+  // biases: the first counts[0] rows through mlps[0], and so on.
+  static at::Tensor forward_grouped(const std::vector<const Mlp*>& mlps,
+                                    const std::vector<std::int64_t>& counts, const at::Tensor& x);
 
  private:
   Linear gate_up_, down_;

@@ -29,24 +29,31 @@ class Linear {
   enum class Use {
     kProduct,
     kSensitive,  // a product whose rounding reaches the logits most; int8 takes x in two terms
-    kWeightToo,  // the model asks for weight() itself, which stays in the compute dtype
+    kWeightToo,  // stays in its own dtype: the model asks for weight() itself, or for all its
+                 // digits
   };
 
   Linear() = default;
   Linear(Weights& weights, const std::vector<Part>& parts, std::int64_t in, bool bias,
          Use use = Use::kProduct);
-  // Of a weight [out, in] that the model has already; int8 takes a copy.
+  // Of a weight [out, in] that the model has already; int8 takes a copy, but for kWeightToo.
   Linear(Weights& weights, const at::Tensor& weight, Use use);
 
   at::Tensor operator()(const at::Tensor& x) const;
   // residual [T, out] + (*this)(x).
   at::Tensor added_to(const at::Tensor& residual, const at::Tensor& x) const;
+  // Rows that meet different products of one shape, group after group: the first counts[0] rows of
+  // x [T, in] meet products[0], and so on. REQUIRES: no biases.
+  static at::Tensor grouped(const std::vector<const Linear*>& products,
+                            const std::vector<std::int64_t>& counts, const at::Tensor& x);
   // (*this)(x) in fp32 (fp64 of fp64), rounded only where libtorch multiplies.
   at::Tensor wide(const at::Tensor& x) const;
 
   const at::Tensor& weight() const { return weight_.whole; }  // [out, in]. REQUIRES: kWeightToo
 
  private:
+  std::int64_t num_outputs() const;
+  std::int64_t num_terms() const;  // of an int8 product's rows
   // Whether loops of our own multiply such an input.
   bool is_ours(const at::Tensor& x) const;
   at::Tensor multiply(const at::Tensor& x, const at::Tensor& residual, at::ScalarType dtype) const;

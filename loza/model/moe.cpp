@@ -33,6 +33,37 @@ at::Tensor choose(const at::Tensor& scores, const at::Tensor& correction, const 
   return std::get<1>(choice.topk(config.experts_per_token, -1));
 }
 
+// The visits of tokens to experts, sorted by expert and then by token.
+struct Visits {
+  std::vector<std::int64_t> experts, counts;  // those that are visited, and how often
+  at::Tensor tokens;                          // [T * K] int64, the token of each
+  at::Tensor places;                          // [T * K] int64, where visit t * K + k stands
+
+  Visits(const at::Tensor& experts_of_tokens, const MoeConfig& config) {  // [T, K]
+    const at::Tensor on_host = experts_of_tokens.to(at::kCPU).contiguous();
+    const auto* expert_of = on_host.const_data_ptr<std::int64_t>();
+    const std::int64_t num_visits = on_host.numel();
+    std::vector<std::int64_t> next(static_cast<std::size_t>(config.num_experts) + 1);
+    for (std::int64_t i = 0; i < num_visits; ++i)
+      ++next[static_cast<std::size_t>(expert_of[i]) + 1];
+    for (std::int64_t e = 0; e < config.num_experts; ++e) {
+      const std::int64_t count = next[static_cast<std::size_t>(e) + 1];
+      next[static_cast<std::size_t>(e) + 1] += next[static_cast<std::size_t>(e)];
+      if (count == 0) continue;
+      experts.push_back(e);
+      counts.push_back(count);
+    }
+    tokens = at::empty({num_visits}, on_host.options());
+    places = at::empty({num_visits}, on_host.options());
+    auto* token_at = tokens.mutable_data_ptr<std::int64_t>();
+    auto* place_of = places.mutable_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < num_visits; ++i) {
+      place_of[i] = next[static_cast<std::size_t>(expert_of[i])]++;
+      token_at[place_of[i]] = i / config.experts_per_token;
+    }
+  }
+};
+
 }  // namespace
 
 Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeConfig& config) {
@@ -46,12 +77,14 @@ Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeC
 }
 
 Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
-    : config_(*config.moe) {
+    : config_(*config.moe), wide_(weights.dtype() == at::kDouble ? at::kDouble : at::kFloat) {
   const std::int64_t hidden = config.hidden_size;
-  const at::ScalarType wide = weights.dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  router_ = weights.take(name + ".gate.weight", {config_.num_experts, hidden}, wide);
+  router_ =
+      Linear(weights, weights.take(name + ".gate.weight", {config_.num_experts, hidden}, wide_),
+             Linear::Use::kWeightToo);
   if (config_.top_k == MoeConfig::TopK::kNoAuxTc) {
-    correction_ = weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, wide);
+    correction_ =
+        weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, wide_);
   }
   for (std::int64_t e = 0; e < config_.num_experts; ++e) {
     experts_.push_back(std::make_unique<Mlp>(weights, fmt::format("{}.experts.{}", name, e), hidden,
@@ -65,8 +98,7 @@ Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
 }
 
 at::Tensor Moe::add(const at::Tensor& residual, const at::Tensor& x) const {
-  const Routing routing =
-      route(at::linear(x.to(router_.scalar_type()), router_), correction_, config_);
+  const Routing routing = route(router_(x.to(wide_)), correction_, config_);
   const at::Tensor routed = run_experts(x, routing);
   return residual + (shared_ ? routed + shared_->forward(x) : routed);
 }
@@ -75,25 +107,16 @@ at::Tensor Moe::add(const at::Tensor& residual, const at::Tensor& x) const {
 // to the tokens' order before they are weighted, so that a token's sum does not depend on the
 // others.
 at::Tensor Moe::run_experts(const at::Tensor& x, const Routing& routing) const {
-  const std::int64_t per_token = config_.experts_per_token;
-  const at::Tensor flat = routing.experts.flatten();  // [T * K]
-  const at::Tensor order = flat.argsort(/*stable=*/true, -1, /*descending=*/false);
-  const at::Tensor counts = at::bincount(flat, {}, config_.num_experts).cpu();
-  const at::Tensor sorted = x.index_select(0, order.floor_divide(per_token));
-  std::vector<at::Tensor> outputs;
-  std::int64_t begin = 0;
-  for (std::int64_t e = 0; e < config_.num_experts; ++e) {
-    const std::int64_t count = counts.const_data_ptr<std::int64_t>()[e];
-    if (count == 0) continue;
-    outputs.push_back(
-        experts_[static_cast<std::size_t>(e)]->forward(sorted.narrow(0, begin, count)));
-    begin += count;
+  if (x.size(0) == 0) return at::zeros_like(x);
+  const Visits visits(routing.experts, config_);
+  std::vector<const Mlp*> experts;
+  for (const std::int64_t e : visits.experts) {
+    experts.push_back(experts_[static_cast<std::size_t>(e)].get());
   }
-  if (outputs.empty()) return at::zeros_like(x);
-  const at::Tensor back =
-      at::empty_like(order).scatter_(0, order, at::arange(order.size(0), order.options()));
-  const at::Tensor by_token =
-      at::cat(outputs).index_select(0, back).view({x.size(0), per_token, x.size(1)});
+  const at::Tensor sorted = x.index_select(0, visits.tokens.to(x.device()));
+  const at::Tensor by_token = Mlp::forward_grouped(experts, visits.counts, sorted)
+                                  .index_select(0, visits.places.to(x.device()))
+                                  .view({x.size(0), config_.experts_per_token, x.size(1)});
   return (by_token * routing.weights.unsqueeze(-1)).sum(1).to(x.scalar_type());
 }
 

@@ -24,7 +24,9 @@ class Moe : public FeedForward {
   at::Tensor run_experts(const at::Tensor& x, const Routing& routing) const;
 
   MoeConfig config_;
-  at::Tensor router_, correction_;  // [E, hidden], [E], at least fp32
+  Linear router_;          // hidden -> E, at least fp32
+  at::Tensor correction_;  // [E], likewise
+  at::ScalarType wide_;    // their dtype
   std::vector<std::unique_ptr<Mlp>> experts_;
   std::unique_ptr<Mlp> shared_;
 };

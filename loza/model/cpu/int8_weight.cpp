@@ -91,32 +91,53 @@ void Int8Weight::pack_panel(const RowsView& weight, std::int64_t panel) {
 }
 
 void Int8Weight::multiply(const RowsView& x, std::int64_t num_terms, const ProductOut& out) const {
-  LOZA_CHECK(x.size == size_, x.size, size_);
-  if (x.count == 0 || num_outputs_ == 0) return;
+  multiply(x, {{this, x.count}}, num_terms, out);
+}
+
+void Int8Weight::multiply(const RowsView& x, const std::vector<Group>& groups,
+                          std::int64_t num_terms, const ProductOut& out) {
   thread_local QuantizedRows scratch;
   const Int8Rows rows = scratch.quantize(x, num_terms);
-  const Int8Kernels& kernels = int8_kernels();
 
+  struct Task {
+    const Int8Weight* weight;
+    std::int64_t rows_begin, rows_end;
+    std::int64_t first_panel, end_panel;
+  };
   // A few tasks for each thread, each a long run of memory.
   constexpr std::int64_t kTasks = 4;
-  const std::int64_t num_panel_tasks = std::min(num_panels(), kTasks * num_threads());
-  const std::int64_t num_row_tasks = (x.count + kRowsOfTask - 1) / kRowsOfTask;
-  parallel_for(num_panel_tasks * num_row_tasks, [&](std::int64_t task) {
-    const std::int64_t rows_begin = task / num_panel_tasks * kRowsOfTask;
-    const std::int64_t rows_end = std::min(x.count, rows_begin + kRowsOfTask);
-    const std::int64_t panel_task = task % num_panel_tasks;
-    const std::int64_t first_panel = panel_task * num_panels() / num_panel_tasks;
-    const std::int64_t end_panel = (panel_task + 1) * num_panels() / num_panel_tasks;
-    for (std::int64_t panel = first_panel; panel < end_panel; ++panel) {
-      const std::int64_t begin = panel * kPanelOutputs;
-      const std::int64_t end = std::min(num_outputs_, begin + kPanelOutputs);
-      for (std::int64_t row = rows_begin; row < rows_end; row += kInt8TileRows) {
-        const std::int64_t count = std::min(kInt8TileRows, rows_end - row);
-        kernels.multiply_panel(rows, row, count, panels_.get() + panel * panel_bytes(), begin, end,
-                               out);
+  std::vector<Task> tasks;
+  std::int64_t begin = 0;
+  for (const auto& [weight, count] : groups) {
+    LOZA_CHECK(x.size == weight->size_, x.size, weight->size_);
+    const std::int64_t num_panels = weight->num_panels();
+    const std::int64_t num_panel_tasks = std::min(num_panels, kTasks * num_threads());
+    const std::int64_t end = begin + count;
+    for (; begin < end; begin = std::min(end, begin + kRowsOfTask)) {
+      for (std::int64_t i = 0; i < num_panel_tasks; ++i) {
+        tasks.push_back({weight, begin, std::min(end, begin + kRowsOfTask),
+                         i * num_panels / num_panel_tasks, (i + 1) * num_panels / num_panel_tasks});
       }
     }
+  }
+  LOZA_CHECK(begin == x.count, begin, x.count);
+  parallel_for(static_cast<std::int64_t>(tasks.size()), [&](std::int64_t i) {
+    const Task& task = tasks[static_cast<std::size_t>(i)];
+    for (std::int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
+      task.weight->multiply_panel(rows, task.rows_begin, task.rows_end, panel, out);
+    }
   });
+}
+
+void Int8Weight::multiply_panel(const Int8Rows& rows, std::int64_t rows_begin,
+                                std::int64_t rows_end, std::int64_t panel,
+                                const ProductOut& out) const {
+  const std::int64_t begin = panel * kPanelOutputs;
+  const std::int64_t end = std::min(num_outputs_, begin + kPanelOutputs);
+  for (std::int64_t row = rows_begin; row < rows_end; row += kInt8TileRows) {
+    int8_kernels().multiply_panel(rows, row, std::min(kInt8TileRows, rows_end - row),
+                                  panels_.get() + panel * panel_bytes(), begin, end, out);
+  }
 }
 
 void Int8Weight::dequantize_row(std::int64_t n, float* row) const {

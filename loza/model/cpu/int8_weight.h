@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "loza/base/dtype.h"
 #include "loza/base/huge_pages.h"
@@ -38,6 +39,15 @@ class Int8Weight {
   // With two terms (Int8Rows) rows keep 15 bits, at twice the work and no more bytes.
   void multiply(const RowsView& x, std::int64_t num_terms, const ProductOut& out) const;
 
+  // The same for rows that meet different weights of one shape, group after group: the first
+  // `count` rows the first group's weight, and so on.
+  struct Group {
+    const Int8Weight* weight = nullptr;
+    std::int64_t count = 0;
+  };
+  static void multiply(const RowsView& x, const std::vector<Group>& groups, std::int64_t num_terms,
+                       const ProductOut& out);
+
   // What the integers stand for: row n of W, [K] fp32.
   void dequantize_row(std::int64_t n, float* row) const;
 
@@ -50,6 +60,8 @@ class Int8Weight {
   std::int64_t num_panels() const { return (num_outputs_ + kPanelOutputs - 1) / kPanelOutputs; }
   std::int64_t panel_bytes() const { return num_groups() * kGroupBytes; }
   void pack_panel(const RowsView& weight, std::int64_t panel);
+  void multiply_panel(const Int8Rows& rows, std::int64_t rows_begin, std::int64_t rows_end,
+                      std::int64_t panel, const ProductOut& out) const;
 
   std::int64_t num_outputs_ = 0, size_ = 0;
   std::shared_ptr<std::uint8_t> panels_;

@@ -342,6 +342,35 @@ TEST_P(Int8WeightOf, SomeRowsPassOnWhatIsNoNumber) {
   for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 19 == 6) << i;
 }
 
+TEST_P(Int8WeightOf, GroupsOfRowsMeetTheirOwnWeight) {
+  const Matrix x(9, 70, 22), w(41, 70, 23), other(41, 70, 24);
+  HugePageArena memory;
+  const Int8Weight weight(w.view(DType::kF32), memory);
+  const Int8Weight another(other.view(DType::kF32), memory);
+  std::vector<float> out(9 * 41, kNan), expected(9 * 41, kNan);
+  Int8Weight::multiply(x.view(DType::kF32), {{&weight, 2}, {&another, 0}, {&another, 7}}, 1,
+                       {out.data(), 41, DType::kF32});
+  RowsView rows = x.view(DType::kF32);
+  rows.count = 2;
+  weight.multiply(rows, 1, {expected.data(), 41, DType::kF32});
+  rows.data = rows.row(2);
+  rows.count = 7;
+  another.multiply(rows, 1, {expected.data() + 2 * 41, 41, DType::kF32});
+  EXPECT_EQ(out, expected);
+
+  std::vector<float> few(9 * 41, kNan), few_expected(9 * 41, kNan);
+  RowsView two = x.view(DType::kF32), seven = rows;
+  two.count = 2;
+  const ProductOut to_two{few.data(), 41, DType::kF32};
+  const ProductOut to_seven{few.data() + 2 * 41, 41, DType::kF32};
+  multiply_few_rows(
+      {{two, w.view(DType::kF32), to_two}, {seven, other.view(DType::kF32), to_seven}});
+  multiply_few_rows(two, w.view(DType::kF32), {few_expected.data(), 41, DType::kF32});
+  multiply_few_rows(seven, other.view(DType::kF32),
+                    {few_expected.data() + 2 * 41, 41, DType::kF32});
+  EXPECT_EQ(few, few_expected);
+}
+
 TEST_P(Int8WeightOf, FewRowsPassOnWhatIsNoNumber) {
   Matrix x(3, 50, 16), w(9, 50, 17);
   x.set(1, 49, kNan);
