@@ -8,9 +8,9 @@
 // Products of rows with an int8 weight, as one instruction set does them: rows and weight are cut
 // into groups of 32 numbers along K, each group is integers times one scale, and
 //   out[m][n] = sum over groups of x_scale[m][g] * w_scale[n][g] * (integers of m . integers of n)
-// (over the terms of a row, too, where it has several). A group's product is exact (int32), the sum
-// over groups is fp32, in order: what a row gives depends on neither the other rows nor on how the
-// work is shared.
+// (and where a row has several terms, the sum of theirs). A group's product is exact (int32), the
+// sum over groups is fp32, in order: what a row gives depends on neither the other rows nor on how
+// the work is shared.
 namespace loza::model_cpu {
 
 inline constexpr std::int64_t kGroup = 32;         // numbers along K with one scale

@@ -23,55 +23,86 @@ namespace {
 // Bytes of a panel that are asked for before they are needed, where reading it is all that counts.
 constexpr std::int64_t kAhead = 4096;
 
-template <int kRows>
-void multiply_tile(const Int8Rows& rows, std::int64_t first, const std::uint8_t* panel,
-                   float* out) {
+// Terms [first_term, first_term + kTerms) of kRows rows meet a panel side by side. The terms' sums
+// are added in their order; `kAdds` adds them to what `out` holds.
+template <int kRows, int kTerms, bool kAdds>
+void multiply_tile(const Int8Rows& rows, std::int64_t first, std::int64_t first_term,
+                   const std::uint8_t* panel, float* out) {
+  constexpr int kAll = kRows * kTerms;
+  constexpr bool kReads = kAll <= 2;  // memory is what takes the time
   const std::int64_t stride = rows.num_groups * kGroup;
-  Floats sums[kRows][2];
+  const std::int8_t* x[kAll];
+  const float* x_scales[kAll];
+  const std::int32_t* offsets[kAll];
+  for (int i = 0; i < kAll; ++i) {
+    const std::int64_t row = (first_term + i / kRows) * rows.num_rows + first + i % kRows;
+    x[i] = rows.integers + row * stride;
+    x_scales[i] = rows.scales + row * rows.num_groups;
+    offsets[i] = rows.offsets + row * rows.num_groups;
+  }
+  Floats sums[kAll][2];
 #pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) sums[m][0] = sums[m][1] = zeros();
-  for (std::int64_t term = 0; term < rows.num_terms; ++term) {
-    const std::int64_t row = term * rows.num_rows + first;
-    const std::int8_t* x = rows.integers + row * stride;
-    const float* x_scales = rows.scales + row * rows.num_groups;
-    const std::int32_t* offsets = rows.offsets + row * rows.num_groups;
-    const std::uint8_t* group = panel;
-    for (std::int64_t g = 0; g < rows.num_groups; ++g, group += kGroupBytes, x += kGroup) {
-      const auto* scales = reinterpret_cast<const std::uint16_t*>(group);
-      const std::uint8_t* w = group + 2 * kPanelOutputs;
-      Ints products[kRows][2];
+  for (int i = 0; i < kAll; ++i) sums[i][0] = sums[i][1] = zeros();
+  const std::uint8_t* group = panel;
+  for (std::int64_t g = 0; g < rows.num_groups; ++g, group += kGroupBytes) {
+    const auto* scales = reinterpret_cast<const std::uint16_t*>(group);
+    const std::uint8_t* w = group + 2 * kPanelOutputs;
+    Ints products[kAll][2];
 #pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        products[m][0] = products[m][1] =
-            broadcast(kShifted ? offsets[m * rows.num_groups + g] : 0);
+    for (int i = 0; i < kAll; ++i) {
+      products[i][0] = products[i][1] = broadcast(kShifted ? offsets[i][g] : 0);
+    }
+#pragma GCC unroll 8
+    for (int step = 0; step < kGroup / 4; ++step) {
+      if constexpr (kReads) {
+        __builtin_prefetch(w + kAhead + step * 128);
+        __builtin_prefetch(w + kAhead + step * 128 + 64);
       }
 #pragma GCC unroll 8
-      for (int step = 0; step < kGroup / 4; ++step) {
-        if constexpr (kRows == 1) {
-          __builtin_prefetch(w + kAhead + step * 128);
-          __builtin_prefetch(w + kAhead + step * 128 + 64);
-        }
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) {
-          std::int32_t x4;
-          __builtin_memcpy(&x4, x + m * stride + 4 * step, sizeof(x4));
-          products[m][0] = dot4(products[m][0], w + step * 128, x4);
-          products[m][1] = dot4(products[m][1], w + step * 128 + 64, x4);
-        }
-      }
-      const Floats w_scales[2] = {widen_scales(scales), widen_scales(scales + 16)};
-#pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        const float x_scale = x_scales[m * rows.num_groups + g];
-        sums[m][0] = add_scaled(sums[m][0], products[m][0], w_scales[0], x_scale);
-        sums[m][1] = add_scaled(sums[m][1], products[m][1], w_scales[1], x_scale);
+      for (int i = 0; i < kAll; ++i) {
+        std::int32_t x4;
+        __builtin_memcpy(&x4, x[i] + g * kGroup + 4 * step, sizeof(x4));
+        products[i][0] = dot4(products[i][0], w + step * 128, x4);
+        products[i][1] = dot4(products[i][1], w + step * 128 + 64, x4);
       }
     }
-  }
+    const Floats w_scales[2] = {widen_scales(scales), widen_scales(scales + 16)};
 #pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-    store(out + m * kPanelOutputs, sums[m][0]);
-    store(out + m * kPanelOutputs + 16, sums[m][1]);
+    for (int i = 0; i < kAll; ++i) {
+      sums[i][0] = add_scaled(sums[i][0], products[i][0], w_scales[0], x_scales[i][g]);
+      sums[i][1] = add_scaled(sums[i][1], products[i][1], w_scales[1], x_scales[i][g]);
+    }
+  }
+  for (int i = 0; i < kAll; ++i) {
+    float of_term[kPanelOutputs];
+    store(of_term, sums[i][0]);
+    store(of_term + 16, sums[i][1]);
+    float* of_row = out + i % kRows * kPanelOutputs;
+    const bool adds = kAdds || i >= kRows;
+    for (std::int64_t n = 0; n < kPanelOutputs; ++n) {
+      of_row[n] = adds ? of_row[n] + of_term[n] : of_term[n];
+    }
+  }
+}
+
+// All terms of kRows rows: two of few rows in one pass, so that a panel is read once; else one by
+// one.
+template <int kRows>
+void multiply_terms(const Int8Rows& rows, std::int64_t first, const std::uint8_t* panel,
+                    float* out) {
+  std::int64_t term = 0;
+  if constexpr (2 * kRows <= kInt8TileRows) {
+    if (rows.num_terms >= 2) {
+      multiply_tile<kRows, 2, false>(rows, first, 0, panel, out);
+      term = 2;
+    }
+  }
+  if (term == 0) {
+    multiply_tile<kRows, 1, false>(rows, first, 0, panel, out);
+    term = 1;
+  }
+  for (; term < rows.num_terms; ++term) {
+    multiply_tile<kRows, 1, true>(rows, first, term, panel, out);
   }
 }
 
@@ -80,17 +111,17 @@ void multiply_rows(const Int8Rows& rows, std::int64_t first, std::int64_t count,
   static_assert(kInt8TileRows == 6);
   switch (count) {
     case 1:
-      return multiply_tile<1>(rows, first, panel, products);
+      return multiply_terms<1>(rows, first, panel, products);
     case 2:
-      return multiply_tile<2>(rows, first, panel, products);
+      return multiply_terms<2>(rows, first, panel, products);
     case 3:
-      return multiply_tile<3>(rows, first, panel, products);
+      return multiply_terms<3>(rows, first, panel, products);
     case 4:
-      return multiply_tile<4>(rows, first, panel, products);
+      return multiply_terms<4>(rows, first, panel, products);
     case 5:
-      return multiply_tile<5>(rows, first, panel, products);
+      return multiply_terms<5>(rows, first, panel, products);
     default:
-      return multiply_tile<6>(rows, first, panel, products);
+      return multiply_terms<6>(rows, first, panel, products);
   }
 }
 
