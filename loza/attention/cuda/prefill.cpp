@@ -137,16 +137,15 @@ bool encode_maps(const ForwardParams& params, const SharedKeyTail& tail, Prefill
          encode(params.v, params.dtype, params.v_size, keys, key_heads, kTileLen, &args.v_map);
 }
 
-// Heads that share keys side by side; under the full pattern so many together that equally long
-// tiles fill the device, under a streaming one as few as possible, so that neighbours in time
-// are neighbours in position and find each other's keys in the L2.
-int choose_heads_in_turn(const ForwardParams& params) {
+// Heads that share keys side by side, and as few together as possible: then neighbours in time are
+// neighbours in position, and find each other's keys in the L2. Under the full pattern a turn's
+// tiles, which are of all lengths, must be enough for two rounds, or some blocks get the longest of
+// every turn.
+int choose_heads_in_turn(const ForwardParams& params, int num_tiles, int num_blocks) {
   const std::int64_t group = params.num_heads / params.num_key_heads;
   if (!params.pattern.is_full()) return static_cast<int>(group);
-  constexpr std::int64_t kFullHeads = 4;
-  const std::int64_t least = std::max(group, kFullHeads);
   for (std::int64_t key_heads = 1; key_heads <= params.num_key_heads; ++key_heads) {
-    if (params.num_key_heads % key_heads == 0 && key_heads * group >= least) {
+    if (params.num_key_heads % key_heads == 0 && key_heads * group * num_tiles >= 2 * num_blocks) {
       return static_cast<int>(key_heads * group);
     }
   }
@@ -163,7 +162,6 @@ bool fill_prefill_args(const ForwardParams& params, const SharedKeyTail& tail, P
   args.lse = params.lse;
   args.num_heads = static_cast<int>(params.num_heads);
   args.group_size = static_cast<int>(params.num_heads / params.num_key_heads);
-  args.heads_in_turn = choose_heads_in_turn(params);
   args.pattern = page_pattern(params.pattern);
   args.scale_log2 = static_cast<float>(params.scale * kLog2E);
   return encode_maps(params, tail, args);
@@ -247,6 +245,7 @@ Status prefill(const ForwardParams& params, const SharedKeyTail& tail, cudaStrea
     b = fill_sequences(params, b, args);
     const std::int64_t work = static_cast<std::int64_t>(args.num_tiles) * args.num_heads;
     if (work == 0) continue;
+    args.heads_in_turn = choose_heads_in_turn(params, args.num_tiles, most_blocks);
     if (work > kMostRows) {
       return failure(kUnsupported, "cuda prefill: %lld tiles are too many; split the call",
                      number(work));
