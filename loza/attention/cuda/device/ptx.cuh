@@ -226,6 +226,18 @@ __device__ __forceinline__ float exp2(float x) {
   return y;
 }
 
+__device__ __forceinline__ float log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Stores two 8x8 matrices of 16-bit elements, transposed. Lane l holds element
 // (l/4, 2(l%4)) and its right neighbour of each; lanes 0..7 give the addresses of the first
 // matrix's stored rows (16 bytes each), lanes 8..15 those of the second's.

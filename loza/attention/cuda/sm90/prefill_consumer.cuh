@@ -301,21 +301,30 @@ struct PrefillConsumer {
   __device__ __forceinline__ void store(const PrefillTile& tile) const {
     constexpr float kLn2 = 0.693147180559945f;
     const PrefillSequence& rows = args.sequences[tile.sequence];
+    const int pos = tile.begin_pos() + self.row(0);
+    const std::int64_t row = q_row(rows, pos);
+    float sum[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float sum = state.sum[half];
-      sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
-      sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
-      const float inverse = sum > 0 ? 1 / sum : 0;
-      const int pos = tile.begin_pos() + self.row(half);
-      const bool is_query = pos >= rows.first_pos && pos < rows.end_pos;
-      const std::int64_t row = q_row(rows, pos);
-      if (args.lse != nullptr && is_query && self.lane % 4 == 0) {
-        args.lse[row * args.num_heads + tile.head] =
-            sum > 0 ? (state.max[half] + log2f(sum)) * kLn2 : -INFINITY;
+      sum[half] = state.sum[half] + __shfl_xor_sync(0xFFFFFFFF, state.sum[half], 1);
+      sum[half] += __shfl_xor_sync(0xFFFFFFFF, sum[half], 2);
+    }
+    const auto is_query = [&](int half) {
+      return pos + 8 * half >= rows.first_pos && pos + 8 * half < rows.end_pos;
+    };
+    if (args.lse != nullptr && self.lane % 4 == 0) {
+      float* to = args.lse + row * args.num_heads + tile.head;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float lse = (state.max[half] + ptx::log2(sum[half])) * kLn2;
+        if (is_query(half)) to[8 * half * args.num_heads] = sum[half] > 0 ? lse : -INFINITY;
       }
-      Element* to = static_cast<Element*>(args.out) + row * args.out_token_stride +
-                    tile.head * args.out_head_stride;
+    }
+    Element* to = static_cast<Element*>(args.out) + row * args.out_token_stride +
+                  tile.head * args.out_head_stride + 8 * (self.lane % 4);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float inverse = sum[half] > 0 ? ptx::reciprocal(sum[half]) : 0;
 #pragma unroll
       for (int groups = 0; groups < Shape::kVSize / 8; groups += 4) {
         std::uint32_t words[4];
@@ -325,9 +334,9 @@ struct PrefillConsumer {
                                    state.out[prefill_fragment(groups + i, half, 1)] * inverse);
         }
         transpose_quad(words);
-        if (is_query) {
-          *reinterpret_cast<uint4*>(to + 8 * (groups + self.lane % 4)) = {words[0], words[1],
-                                                                          words[2], words[3]};
+        if (is_query(half)) {
+          *reinterpret_cast<uint4*>(to + 8 * half * args.out_token_stride + 8 * groups) = {
+              words[0], words[1], words[2], words[3]};
         }
       }
     }
