@@ -31,13 +31,14 @@ inline constexpr int kValueSteps = kTileLen / 16;
 // Registers of a consumer thread for one tile.
 template <typename Shape>
 struct PrefillState {
+  // Below any score, yet finite: exp2(-inf - max) is 0, not NaN.
+  static constexpr float kNoMax = -1e30f;
+
   float out[Shape::kVSize / 2];
   float max[2];  // the reference that exponents are relative to, in log2
   float sum[2];  // of this thread's keys only
 
   __device__ __forceinline__ void clear() {
-    // Below any score, yet finite: exp2(-inf - max) is 0, not NaN.
-    constexpr float kNoMax = -1e30f;
 #pragma unroll
     for (float& value : out) value = 0;
 #pragma unroll
@@ -155,70 +156,71 @@ struct PrefillConsumer {
     ptx::sync(self.barrier(), Shape::kWarpgroup);
   }
 
-  // P = exp2(S - max) in place, summed. `factors` are what earlier results must be scaled by: the
-  // reference may lag behind the maximum by a factor 2^8, which costs no accuracy, so that they
-  // are mostly 1. Each row decides alone, so that its result depends on no other.
-  __device__ __forceinline__ void exponentiate(Scores128& scores, float (&factors)[2]) {
-    constexpr float kLag = 8;
+  // The largest score of each row, in log2. In four parts, because one instruction waits for the
+  // one before that it depends on, and a warp has no other to run.
+  __device__ __forceinline__ void find_most(const Scores128& scores, float (&most)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float most = -INFINITY;
+      float of[4];
 #pragma unroll
       for (int group = 0; group < kScoreGroups; ++group) {
-        most = fmaxf(most, fmaxf(scores[prefill_fragment(group, half, 0)],
-                                 scores[prefill_fragment(group, half, 1)]));
+        const float pair = fmaxf(scores[prefill_fragment(group, half, 0)],
+                                 scores[prefill_fragment(group, half, 1)]);
+        of[group % 4] = group < 4 ? pair : fmaxf(of[group % 4], pair);
       }
-      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 2));
-      most *= args.scale_log2;
+      most[half] = fmaxf(fmaxf(of[0], of[1]), fmaxf(of[2], of[3]));
+      most[half] = fmaxf(most[half], __shfl_xor_sync(0xFFFFFFFF, most[half], 1));
+      most[half] = fmaxf(most[half], __shfl_xor_sync(0xFFFFFFFF, most[half], 2));
+      most[half] *= args.scale_log2;
+    }
+  }
+
+  // The reference of a tile's first keys.
+  __device__ __forceinline__ void begin_sums(const float (&most)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      state.max[half] = fmaxf(most[half], PrefillState<Shape>::kNoMax);
+      state.sum[half] = 0;
+    }
+  }
+
+  // Moves the reference, and scales earlier results by as much: none may be in flight. It may lag
+  // behind the maximum by a factor 2^8, which costs no accuracy, so that it rarely moves. Each row
+  // decides alone, so that its result depends on no other.
+  __device__ __forceinline__ void follow(const float (&most)[2]) {
+    constexpr float kLag = 8;
+    const bool moves[2] = {most[0] > state.max[0] + kLag, most[1] > state.max[1] + kLag};
+    if (!__any_sync(0xFFFFFFFF, moves[0] || moves[1])) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       const float old = state.max[half];
-      if (most > old + kLag) state.max[half] = most;
-      factors[half] = ptx::exp2(old - state.max[half]);
-      state.sum[half] *= factors[half];
-    }
+      if (moves[half]) state.max[half] = most[half];
+      const float factor = ptx::exp2(old - state.max[half]);
+      state.sum[half] *= factor;
 #pragma unroll
-    for (int group = 0; group < kScoreGroups; ++group) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& score = scores[prefill_fragment(group, half, e)];
-          score = ptx::exp2(fmaf(score, args.scale_log2, -state.max[half]));
-          state.sum[half] += score;
-        }
+      for (int group = 0; group < Shape::kVSize / 8; ++group) {
+        state.out[prefill_fragment(group, half, 0)] *= factor;
+        state.out[prefill_fragment(group, half, 1)] *= factor;
       }
     }
   }
 
-  // P is computed here, beside the products in flight: the compiler would wait for those first. A
-  // branch on what depends on all of P holds it back; a sum of exponentials is never negative.
-  __device__ __forceinline__ void settle_exponentials() const {
-    if (state.sum[0] + state.sum[1] < 0) __trap();
-  }
-
-  // P rounded to elements. Not before the product that reads the last P is done: the compiler would
-  // use the same registers and serialise the products.
-  __device__ __forceinline__ void round(const Scores128& scores, Fragments& p) const {
+  // P = exp2(S - max), summed, and rounded to elements. The product that reads the last P is done:
+  // the compiler uses the same registers.
+  __device__ __forceinline__ void exponentiate(const Scores128& scores, Fragments& p) {
 #pragma unroll
-    for (int group = 0; group < kScoreGroups; ++group) {
+    for (int step = 0; step < kValueSteps; ++step) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        p[group / 2][group % 2 * 2 + half] = pack<Element>(
-            scores[prefill_fragment(group, half, 0)], scores[prefill_fragment(group, half, 1)]);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void rescale(const float (&factors)[2]) {
-    if (!__any_sync(0xFFFFFFFF, factors[0] != 1 || factors[1] != 1)) return;
+        float of[4];
 #pragma unroll
-    for (int group = 0; group < Shape::kVSize / 8; ++group) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          state.out[prefill_fragment(group, half, e)] *= factors[half];
+        for (int i = 0; i < 4; ++i) {
+          of[i] = ptx::exp2(fmaf(scores[prefill_fragment(2 * step + i / 2, half, i % 2)],
+                                 args.scale_log2, -state.max[half]));
         }
+        state.sum[half] += (of[0] + of[1]) + (of[2] + of[3]);
+        p[step][half] = pack<Element>(of[0], of[1]);
+        p[step][2 + half] = pack<Element>(of[2], of[3]);
       }
     }
   }
@@ -228,14 +230,15 @@ struct PrefillConsumer {
   // The tile's own keys: the only ones that are partly hidden.
   __device__ __forceinline__ void attend_newest(const PrefillTile& tile, Fragments& p) {
     Scores128 scores;
-    float factors[2];
+    float most[2];
     await_queries();
     begin_scores(scores);
     wgmma_finish(scores);
     end_scores(tile, 0);
     mask_future(scores);
-    exponentiate(scores, factors);
-    round(scores, p);
+    find_most(scores, most);
+    begin_sums(most);
+    exponentiate(scores, p);
     const int num_keys = args.sequences[tile.sequence].end_pos - tile.begin_pos();
     if (num_keys < kTileLen) {
       await_values();
@@ -254,7 +257,7 @@ struct PrefillConsumer {
   __device__ __forceinline__ void attend_older(const PrefillTile& tile, Fragments& p) {
     for (int i = 1; i < tile.keys.size(); ++i) {
       Scores128 scores;
-      float factors[2];
+      float most[2];
       if (changes_queries(tile, i)) await_queries();
       ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
       begin_scores(scores);
@@ -262,12 +265,11 @@ struct PrefillConsumer {
       ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
       wgmma_finish<1>(scores);
       end_scores(tile, i);
-      exponentiate(scores, factors);
-      settle_exponentials();
+      find_most(scores, most);
       wgmma_finish(state.out);
       release_values();
-      rescale(factors);
-      round(scores, p);
+      follow(most);
+      exponentiate(scores, p);
     }
     finish_values(p);
   }
