@@ -197,6 +197,11 @@ bool fill_decode_args(const DecodeParams& params, const DecodePlan& plan,
   args->rows_per_tile = tiling.rows_per_tile;
   args->num_clusters = plan.num_clusters;
   args->pattern = page_pattern(params.pattern);
+  args->by_block = Divisor(args->pattern.block_len);
+  args->by_units = Divisor(plan.cluster_size * plan.num_clusters);
+  args->by_cluster = Divisor(plan.cluster_size);
+  args->by_ring = Divisor(std::max(args->ring_pages, 1));
+  args->by_stride = Divisor(slice_stride(static_cast<int>(params.v_size), plan.cluster_size));
   args->scale_log2 = static_cast<float>(params.scale * kLog2E);
   args->counters = reinterpret_cast<std::uint32_t*>(bytes);
   args->partial_stats = reinterpret_cast<float2*>(bytes + layout.stats_offset);

@@ -14,10 +14,14 @@ struct PagePattern {
   int sink_blocks = 1;
   int recent_blocks = 7;  // both clipped to what 31 bits of length can hold
 
-  // Where the recent keys of the query at `pos` begin. REQUIRES: pos >= 0.
-  LOZA_HOST_DEVICE constexpr int recent_begin(int pos) const {
-    const auto blocks = visible_blocks({block_len, sink_blocks, recent_blocks}, pos / block_len);
+  // Where the recent keys of a query in `block` begin. REQUIRES: block >= 0.
+  LOZA_HOST_DEVICE constexpr int recent_begin_of(int block) const {
+    const auto blocks = visible_blocks({block_len, sink_blocks, recent_blocks}, block);
     return static_cast<int>(blocks.recent.begin) * block_len;
+  }
+  // Of the query at `pos`. REQUIRES: pos >= 0.
+  LOZA_HOST_DEVICE constexpr int recent_begin(int pos) const {
+    return recent_begin_of(pos / block_len);
   }
   LOZA_HOST_DEVICE constexpr int sink_len() const { return sink_blocks * block_len; }
 };
@@ -41,15 +45,22 @@ struct VisiblePages {
   }
 };
 
+// block_of(pos) is pos / block_len.
+template <typename BlockOf>
 LOZA_HOST_DEVICE constexpr VisiblePages visible_pages(const PagePattern& pattern, int length,
-                                                      int q_len) {
+                                                      int q_len, const BlockOf& block_of) {
   if (length <= 0) return {};
   // The first query sees furthest back; its sink ends before its recent keys by construction.
   const int first_pos = length > q_len ? length - q_len : 0;
-  const int recent_begin = pattern.recent_begin(first_pos) / kPageLen;
+  const int recent_begin = pattern.recent_begin_of(block_of(first_pos)) / kPageLen;
   const int sink_end = recent_begin == 0 ? 0 : pattern.sink_len() / kPageLen;
   const int end = (length - 1) / kPageLen + 1;
   return {sink_end, recent_begin, sink_end + end - recent_begin};
+}
+
+LOZA_HOST_DEVICE constexpr VisiblePages visible_pages(const PagePattern& pattern, int length,
+                                                      int q_len) {
+  return visible_pages(pattern, length, q_len, [&](int pos) { return pos / pattern.block_len; });
 }
 
 // The pages, last of the visible ones, that hold the new tokens.

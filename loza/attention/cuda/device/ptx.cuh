@@ -98,6 +98,11 @@ __device__ __forceinline__ void prefetch(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+// Brings the 128 bytes around `address` into the L2.
+__device__ __forceinline__ void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
+
 // Copies one box at (c0, ..., c4), innermost coordinate first, and counts its bytes off `barrier`.
 __device__ __forceinline__ void load_box(void* destination, const CUtensorMap* map,
                                          std::uint64_t* barrier, int c0, int c1, int c2, int c3,
@@ -196,6 +201,17 @@ __device__ __forceinline__ void send(std::uint32_t peer, std::uint32_t peer_barr
       : "memory");
 }
 
+// Counts up, `last` being followed by 0, and returns the number before. Releases what this thread
+// has seen written and acquires what earlier counters have.
+__device__ __forceinline__ std::uint32_t count_up(std::uint32_t* counter, std::uint32_t last) {
+  std::uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(last)
+               : "memory");
+  return before;
+}
+
 // ---- programmatic dependent launch ----
 
 // Waits until the kernels before this one have finished and their writes are visible.
@@ -209,6 +225,10 @@ __device__ __forceinline__ void allow_next_kernel() {
 }
 
 // ---- registers and arithmetic ----
+
+// Computes `value` here, not where it is used.
+__device__ __forceinline__ void compute_now(int& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void compute_now(std::int64_t& value) { asm volatile("" : "+l"(value)); }
 
 template <int kRegisters>
 __device__ __forceinline__ void shrink_registers() {

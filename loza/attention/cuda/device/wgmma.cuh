@@ -32,6 +32,12 @@ __device__ __forceinline__ void wgmma_finish(float (&d)[kSize]) {
   for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// The same where nothing is read yet: what those groups read may be overwritten.
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
 template <int kTiles, int kSize>
 __device__ __forceinline__ void wgmma_finish(float (&d)[kTiles][kSize]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");

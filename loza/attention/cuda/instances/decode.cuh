@@ -12,7 +12,7 @@ DecodeKernel decode_kernel() {
           Shape::kThreads,
           static_cast<int>(sizeof(SwapShared<Shape>)),
           Shape::kRows,
-          Shape::kTilesPerKeyPart,
+          Shape::kTilesPerPart,
           kMostBlocks};
 }
 

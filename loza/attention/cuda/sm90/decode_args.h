@@ -15,6 +15,27 @@ namespace loza::attention::cuda {
 inline constexpr int kMostBlocks = 16;
 inline constexpr int kMostClusters = 64;
 
+// The output elements that a block of a cluster merges, but for the last ones: whole vectors of 4.
+LOZA_HOST_DEVICE constexpr int slice_stride(int v_size, int cluster_size) {
+  return (v_size / 4 + cluster_size - 1) / cluster_size * 4;
+}
+
+// Division of numbers below 2^31 by multiplication: a division takes the device a hundred clocks.
+struct Divisor {
+  unsigned divisor = 1, inverse = 0xFFFFFFFFu;
+
+  Divisor() = default;
+  LOZA_HOST_DEVICE explicit constexpr Divisor(unsigned divisor)
+      : divisor(divisor), inverse(0xFFFFFFFFu / divisor) {}
+#ifdef __CUDACC__
+  // The product's upper half is the quotient or one less.
+  __device__ __forceinline__ int divide(unsigned number) const {
+    const unsigned least = __umulhi(number, inverse);
+    return static_cast<int>(least + (number - least * divisor >= divisor ? 1 : 0));
+  }
+#endif
+};
+
 // What the decode kernel is launched with.
 struct DecodeArgs {
   // [pages, G, sub-tiles, 64 tokens, 64 elements], innermost last; v_map is unused where the
@@ -38,8 +59,10 @@ struct DecodeArgs {
   int num_row_tiles, rows_per_tile;
   int num_clusters;  // of one (sequence, key head, row tile), an "item"
   PagePattern pattern;
-  float scale_log2;    // scale * log2(e)
-  bool stable_prefix;  // see Inputs in decode.h
+  Divisor by_block, by_units, by_cluster, by_ring, by_stride;  // block_len; blocks of an item; of
+                                                               // a cluster; ring_pages; slices
+  float scale_log2;                                            // scale * log2(e)
+  bool stable_prefix;                                          // see Inputs in decode.h
 
   // With several clusters an item, in the workspace; item = (b * G + g) * num_row_tiles + tile.
   std::uint32_t* counters;  // [items, cluster_size], 0 between launches

@@ -24,6 +24,22 @@ __device__ __forceinline__ void init_barriers(RowsShared<Shape>& shared) {
   ptx::fence_barrier_init();
 }
 
+// Requests a page, when there is room, and moves on.
+template <typename Shape>
+__device__ __forceinline__ void request_page(const DecodeArgs& args, RowsShared<Shape>& shared,
+                                             int key_head, StageCursor& at, int page) {
+  constexpr int kBytes = Shape::kTilesPerKeyPart * Shape::kSubTileBytes;
+  ptx::wait(&shared.empty[at.stage], at.use % 2 ^ 1);
+#pragma unroll
+  for (int part = 0; part < Shape::kKeyParts; ++part) {
+    std::uint64_t* full = &shared.full[at.use % 2][at.stage][part];
+    ptx::arrive_expecting(full, kBytes);
+    ptx::load_box(shared.pages[at.stage] + part * kBytes, &args.k_map, full, 0, 0,
+                  part * Shape::kTilesPerKeyPart, key_head, page, ptx::kEvictFirst);
+  }
+  if (++at.stage == Shape::kStages) at = {0, at.use + 1};
+}
+
 // This block's slice of the results of the cluster's blocks, in shared memory.
 template <typename Shape>
 struct RowsPartials {
@@ -150,7 +166,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     ptx::cluster_arrive();
     ptx::cluster_wait();
   }
-  const Slice slice = slice_of<Shape>(item.cluster_size, item.rank);
+  const Slice slice = slice_of<Shape>(args.by_stride.divisor, item.rank);
   const RowsPartials<Shape> blocks = {shared, item.cluster_size, slice.stride};
   deliver(consumer, shared, item, slice, blocks, threadIdx.x);
   if (item.cluster_size > 1) ptx::wait(&shared.stats_received, 0);

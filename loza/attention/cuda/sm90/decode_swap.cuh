@@ -10,7 +10,7 @@
 // heads then cost eight columns, not 64 padded rows.
 //
 // A thread block has two consumer warpgroups and a producer warp. The producer copies pages
-// into a ring of stages; consumer w takes pages w, w+2, ... of the block's share and carries
+// into a ring; consumer w takes pages w, w+2, ... of the block's share and carries
 // each from scores to output alone, so the consumers meet only at the end. Then
 //
 //   the consumers of a block merge their results, each one half of the V output elements;
@@ -24,12 +24,10 @@ namespace loza::attention::cuda {
 
 template <typename Shape>
 __device__ __forceinline__ void init_barriers(SwapShared<Shape>& shared) {
-  for (int stage = 0; stage < Shape::kStages; ++stage) {
-    for (int part = 0; part < Shape::kParts; ++part) {
-      ptx::init_barrier(&shared.full[0][stage][part], 1);
-      ptx::init_barrier(&shared.full[1][stage][part], 1);
-    }
-    ptx::init_barrier(&shared.empty[stage], 4);  // the warps of the consumer that has the page
+  for (int slot = 0; slot < Shape::kSlots; ++slot) {
+    ptx::init_barrier(&shared.full[0][slot], 1);
+    ptx::init_barrier(&shared.full[1][slot], 1);
+    ptx::init_barrier(&shared.empty[slot], 4);  // the warps of the consumer that has the page
   }
   ptx::init_barrier(&shared.stats_received, 1);
   ptx::init_barrier(&shared.out_received, 1);
@@ -45,32 +43,41 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                 "a block's shared memory on Hopper is 227 KB");
 
   const int warpgroup = threadIdx.x / Shape::kWarpgroup;
+  const SwapItem item = find_item(args);
+  const Slice slice = slice_of<Shape>(args.by_stride.divisor, item.rank);
   if (threadIdx.x == 0) {
     ptx::prefetch(&args.k_map);
     if constexpr (!Shape::kValueInKey) ptx::prefetch(&args.v_map);
     init_barriers(shared);
+    expect_slices(shared, item, slice);
   }
   __syncthreads();
 
-  const SwapItem item = find_item(args);
   const int thread = threadIdx.x % Shape::kWarpgroup;
   if (warpgroup == Shape::kConsumers) {
     if constexpr (Shape::kRows > 16) ptx::shrink_registers<40>();
-    if (thread < 32) produce_pages<Shape>(args, shared, item, thread);
+    if (thread < 32) {
+      produce_pages<Shape>(args, shared, item, thread);
+      // Only now: its early requests would delay these.
+      ptx::allow_next_kernel();
+    }
     return;
   }
   if constexpr (Shape::kRows > 16) ptx::grow_registers<232>();
   const ConsumerThread self = {warpgroup, thread, thread / 32, thread % 32};
 
+  // All that the length and the queries are not needed for is found before the wait.
+  Queries<Shape> queries(args, item, threadIdx.x);
+  queries.prefetch(args);
   ptx::wait_for_previous_kernel();
-  ptx::allow_next_kernel();
-  const Queries<Shape> queries(args, item, threadIdx.x);
-  const SwapWork work = find_work(args, item);
+  const int length = static_cast<int>(args.lengths[item.sequence]);
+  queries.load(args);
+  const SwapWork work = find_work(args, item, length);
   if (item.cluster >= work.num_clusters) return;
-  store_windows<Shape>(args, shared, item, work.length, threadIdx.x);
+  if (args.q_len > 1) store_windows<Shape>(args, shared, item, work.length, threadIdx.x);
   int end = num_pages_by_sink_query(args, work);
   if (end == 0) {
-    queries.store(shared, threadIdx.x);
+    queries.store(shared);
     end = work.pages.size;
   } else {
     store_sink_queries<Shape>(args, shared, item, work.length, threadIdx.x);
@@ -79,9 +86,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   sync_consumers();
 
   SwapState<Shape> state;
-  PageCursor at(self.consumer);
+  PageCursor<Shape> at(self.consumer);
+  // The cluster hears early that the merge area is free, where the last pages leave it free.
+  const bool early = merges_early<Shape>(work) && item.cluster_size > 1;
+  const auto tell_early = [&] {
+    if (early) ptx::cluster_arrive();
+  };
+  if (at.i >= work.pages.size) tell_early();
   while (true) {
-    consume_pages(state, at, end, args, shared, work, self);
+    consume_pages(state, at, end, args, shared, work, self, tell_early);
     if (end == work.pages.size) break;
     // Past the sink: the other queries, once neither consumer needs the sink's.
     sync_consumers();
@@ -90,21 +103,28 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     sync_consumers();
     end = work.pages.size;
   }
-  merge_consumers(state, shared, item, work, self);
-  const Slice slice = slice_of<Shape>(item.cluster_size, item.rank);
-  if (item.cluster_size == 1) {
-    const OwnResult<Shape> own = {shared};
-    finish<Shape>(args, shared.merge, item, work, slice, threadIdx.x, own, [] {});
-    return;
+  share_stats(state, shared, self);
+  // Both consumers are done with the pages and the queries.
+  sync_consumers();
+  MergeArea<Shape>& area = merge_area(shared, work, work.pages.size);
+  if (early) {
+    ptx::cluster_wait();
+    send_stats(shared, item, threadIdx.x);
+  } else if (item.cluster_size > 1) {
+    ptx::cluster_arrive();
   }
-  // The blocks of the cluster have made room for each other's results.
-  ptx::cluster_wait();
-  send_slices(shared, item, slice, threadIdx.x);
-  const BlockPartials<Shape> blocks = {shared, item.cluster_size, item.rank, slice.stride,
-                                       slice.begin};
-  ptx::wait(&shared.stats_received, 0);
-  finish<Shape>(args, shared.merge, item, work, slice, threadIdx.x, blocks,
-                [&] { ptx::wait(&shared.out_received, 0); });
+  merge_consumers(state, shared, area, work, self);
+  if (item.cluster_size > 1) {
+    if (!early) {
+      ptx::cluster_wait();
+      send_stats(shared, item, threadIdx.x);
+    }
+    SentVectors<Shape>(args.by_stride, threadIdx.x).send(shared, area, item, work, slice.stride);
+    ptx::wait(&shared.stats_received, 0);
+  }
+  finish_blocks(args, shared, area, item, work, slice, threadIdx.x, [&] {
+    if (item.cluster_size > 1) ptx::wait(&shared.out_received, 0);
+  });
 }
 
 }  // namespace loza::attention::cuda

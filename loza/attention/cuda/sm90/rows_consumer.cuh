@@ -195,7 +195,8 @@ struct RowsConsumer {
     }
     std::uint8_t* const bytes = shared.pages[page.stage];
     if (page.begin + kPageLen > work.length) {
-      clear_values<Shape>(bytes, work.length - page.begin, self.thread);
+      const auto value_tile = [&](int t) { return bytes + t * Shape::kSubTileBytes; };
+      clear_values<Shape>(value_tile, work.length - page.begin, self.thread);
       ptx::fence_async_proxy();
     }
     // All warps are done with the keys, whose place P takes.

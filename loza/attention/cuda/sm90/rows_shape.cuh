@@ -42,8 +42,15 @@ struct RowsShape {
   static_assert(kVTiles <= kPTile, "P must not overwrite values");
 };
 
+// Where a page lies in the ring, and how often its stage was used before.
+struct StageCursor {
+  int stage, use;
+};
+
 template <typename Shape>
 struct RowsShared {
+  using Cursor = StageCursor;
+
   union {
     alignas(kSubTileAlign) std::uint8_t pages[Shape::kStages][Shape::kPageBytes];
     float received_out[Shape::kReceivedFloats];  // [blocks, kRows, slice + padding]

@@ -97,23 +97,52 @@ struct QueryChunk {
   }
 };
 
-// Q on its way from memory. Requested before anything else, lest it queue behind the pages of all
-// blocks.
+// Q on its way from memory to shared memory. Where from and where to is found before the previous
+// kernel has ended; requested before anything else, lest it queue behind the pages of all blocks.
 template <typename Shape>
 struct Queries {
-  uint4 chunks[QueryChunk<Shape>::kRounds];
+  static constexpr int kRounds = QueryChunk<Shape>::kRounds;
+
+  std::int64_t from[kRounds];  // element of args.q; negative past the last row
+  int to[kRounds];             // bytes from shared.q; negative past kRows
+  uint4 chunks[kRounds];
 
   __device__ __forceinline__ Queries(const DecodeArgs& args, const SwapItem& item, int thread) {
 #pragma unroll
-    for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
-      chunks[round] = QueryChunk<Shape>::of_round(round, thread).load(args, item, queries_of(args));
+    for (int round = 0; round < kRounds; ++round) {
+      const auto at = QueryChunk<Shape>::of_round(round, thread);
+      const RowPlace place = place_of(args, item, at.row);
+      from[round] = at.row < item.num_rows ? place.token * args.q_token_stride +
+                                                 place.head * args.q_head_stride + 8 * at.chunk
+                                           : -1;
+      to[round] = at.row < Shape::kRows
+                      ? at.chunk / 8 * Shape::kQSubTileBytes + chunk_offset(at.row, at.chunk % 8)
+                      : -1;
+      ptx::compute_now(from[round]);
+      ptx::compute_now(to[round]);
+    }
+  }
+  // Into the L2, where what the previous kernel still writes of them is seen.
+  __device__ __forceinline__ void prefetch(const DecodeArgs& args) const {
+    const auto* elements = static_cast<const typename Shape::Element*>(args.q);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      if (from[round] >= 0) ptx::prefetch_line(elements + from[round]);
+    }
+  }
+  __device__ __forceinline__ void load(const DecodeArgs& args) {
+    const auto* elements = static_cast<const typename Shape::Element*>(args.q);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      chunks[round] = {0, 0, 0, 0};
+      if (from[round] >= 0) chunks[round] = *reinterpret_cast<const uint4*>(elements + from[round]);
     }
   }
   template <typename Shared>
-  __device__ __forceinline__ void store(Shared& shared, int thread) const {
+  __device__ __forceinline__ void store(Shared& shared) const {
 #pragma unroll
-    for (int round = 0; round < QueryChunk<Shape>::kRounds; ++round) {
-      QueryChunk<Shape>::of_round(round, thread).store(shared, chunks[round]);
+    for (int round = 0; round < kRounds; ++round) {
+      if (to[round] >= 0) *reinterpret_cast<uint4*>(shared.q[0] + to[round]) = chunks[round];
     }
   }
 };
@@ -168,23 +197,41 @@ __device__ __forceinline__ void store_sink_queries(const DecodeArgs& args, Share
   copy_queries<Shape>(args, shared, item, thread, source);
 }
 
+// Sub-tile t of the page whose parts lie at `at`: those of the key, then those of a value apart.
+template <typename Shape>
+__device__ __forceinline__ std::uint8_t* sub_tile(SwapShared<Shape>& shared,
+                                                  const PartCursor<Shape>& at, int t) {
+  return shared.parts[(at + t / Shape::kTilesPerPart).slot] +
+         t % Shape::kTilesPerPart * Shape::kSubTileBytes;
+}
+
+template <typename Shape>
+__device__ __forceinline__ void await_part(SwapShared<Shape>& shared,
+                                           const PartCursor<Shape>& part) {
+  ptx::wait(&shared.full[part.use % 2][part.slot], part.use / 2 % 2);
+}
+
 // S^T [64 keys, kRows] = K Q^T, part by part as the page arrives.
 template <typename Shape>
 __device__ __forceinline__ void multiply_keys(float (&scores)[Shape::kRows / 2],
-                                              SwapShared<Shape>& shared, int stage, int use) {
-  const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.pages[stage]));
+                                              SwapShared<Shape>& shared,
+                                              const PartCursor<Shape>& at) {
   const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
 #pragma unroll
   for (int part = 0; part < Shape::kKeyParts; ++part) {
-    ptx::wait(&shared.full[use % 2][stage][part], use / 2 % 2);
+    await_part(shared, at + part);
+    const Descriptor keys =
+        sub_tile_descriptor(ptx::shared_address(shared.parts[(at + part).slot]));
     wgmma_begin();
 #pragma unroll
-    for (int t = part * Shape::kTilesPerKeyPart; t < (part + 1) * Shape::kTilesPerKeyPart; ++t) {
+    for (int t = 0; t < Shape::kTilesPerPart; ++t) {
+      const int query_tile = part * Shape::kTilesPerPart + t;
 #pragma unroll
       for (int step = 0; step < kStepsPerSubTile; ++step) {
         wgmma<typename Shape::Element, Operand::kRows>(
             scores, keys + (t * Shape::kSubTileBytes + step * kRowOperandStep),
-            queries + (t * Shape::kQSubTileBytes + step * kRowOperandStep), t + step > 0);
+            queries + (query_tile * Shape::kQSubTileBytes + step * kRowOperandStep),
+            query_tile + step > 0);
       }
     }
   }
@@ -203,12 +250,14 @@ __device__ __forceinline__ bool needs_mask(const DecodeArgs& args, const SwapWor
 template <typename Shape>
 __device__ __forceinline__ void mask_scores(float (&scores)[Shape::kRows / 2],
                                             const SwapShared<Shape>& shared,
-                                            const ConsumerThread& self, int page_begin,
-                                            int sink_len) {
+                                            const ConsumerThread& self, const DecodeArgs& args,
+                                            const SwapWork& work, int page_begin) {
+  const int sink_len = args.pattern.sink_len();
+  const bool one_query = args.q_len == 1;
 #pragma unroll
   for (int c = 0; c < Shape::kRows / 4; ++c) {
-    const int pos = shared.row_pos[self.row(c)];
-    const int recent = shared.row_recent[self.row(c)];
+    const int pos = one_query ? work.length - 1 : shared.row_pos[self.row(c)];
+    const int recent = one_query ? work.newest_recent : shared.row_recent[self.row(c)];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int key = page_begin + self.key(half);
@@ -218,14 +267,14 @@ __device__ __forceinline__ void mask_scores(float (&scores)[Shape::kRows / 2],
   }
 }
 
-// V rows past the length may hold anything; P is 0 there.
-template <typename Shape>
-__device__ __forceinline__ void clear_values(std::uint8_t* page, int first_row, int thread) {
+// V rows past the length may hold anything; P is 0 there. value_tile(t) is sub-tile t of V.
+template <typename Shape, typename ValueTile>
+__device__ __forceinline__ void clear_values(const ValueTile& value_tile, int first_row,
+                                             int thread) {
   constexpr int kChunks = Shape::kVTiles * 8;
   for (int i = thread; i < (kPageLen - first_row) * kChunks; i += Shape::kWarpgroup) {
     const int row = first_row + i / kChunks, chunk = i % kChunks;
-    *reinterpret_cast<uint4*>(page + (Shape::kFirstVTile + chunk / 8) * Shape::kSubTileBytes +
-                              chunk_offset(row, chunk % 8)) = {0, 0, 0, 0};
+    *reinterpret_cast<uint4*>(value_tile(chunk / 8) + chunk_offset(row, chunk % 8)) = {0, 0, 0, 0};
   }
 }
 
@@ -288,56 +337,73 @@ __device__ __forceinline__ void exponentiate(SwapState<Shape>& state,
   }
 }
 
-// O^T [V, kRows] += V^T P^T.
+// O^T [V, kRows] += V^T P^T. Gives the page's parts back as the products are done with them.
 template <typename Shape>
 __device__ __forceinline__ void multiply_values(SwapState<Shape>& state, SwapShared<Shape>& shared,
-                                                int stage) {
-  const std::uint8_t* page = shared.pages[stage];
-  const Descriptor values =
-      sub_tile_descriptor(ptx::shared_address(page + Shape::kFirstVTile * Shape::kSubTileBytes));
+                                                const PartCursor<Shape>& at, int lane) {
   const Descriptor p =
-      sub_tile_descriptor(ptx::shared_address(page + Shape::kPTile * Shape::kSubTileBytes));
+      sub_tile_descriptor(ptx::shared_address(sub_tile(shared, at, Shape::kPTile)));
+  const auto give_back = [&](int part) {
+    if (lane == 0) ptx::arrive(&shared.empty[(at + part).slot]);
+  };
   wgmma_begin();
 #pragma unroll
-  for (int step = 0; step < kStepsPerSubTile; ++step) {
+  for (int t = 0; t < Shape::kVTiles; ++t) {
+    const Descriptor values =
+        sub_tile_descriptor(ptx::shared_address(sub_tile(shared, at, Shape::kFirstVTile + t)));
 #pragma unroll
-    for (int t = 0; t < Shape::kVTiles; ++t) {
+    for (int step = 0; step < kStepsPerSubTile; ++step) {
       wgmma<typename Shape::Element, Operand::kColumns>(
-          state.out[t], values + (t * Shape::kSubTileBytes + step * kColumnOperandStep),
-          p + step * kRowOperandStep, true);
+          state.out[t], values + step * kColumnOperandStep, p + step * kRowOperandStep, true);
     }
+    if ((t + 1) % Shape::kTilesPerPart == 0 || t + 1 == Shape::kVTiles) wgmma_commit();
   }
-  wgmma_commit();
-  wgmma_finish(state.out);
+  if constexpr (Shape::kValueInKey && Shape::kParts == 3) {
+    wgmma_wait<2>();
+    give_back(0);
+    wgmma_wait<1>();
+    give_back(1);
+    wgmma_finish(state.out);
+    give_back(2);
+  } else {
+    wgmma_finish(state.out);
+#pragma unroll
+    for (int part = 0; part < Shape::kParts; ++part) give_back(part);
+  }
 }
 
-// Where a consumer stands: at page i of the block's share, in a stage of the ring.
+// Where a consumer stands: at page i of the block's share.
+template <typename Shape>
 struct PageCursor {
-  int i, stage, use = 0;
+  int i;
+  PartCursor<Shape> parts;
 
-  __device__ __forceinline__ explicit PageCursor(int consumer) : i(consumer), stage(consumer) {}
+  __device__ __forceinline__ explicit PageCursor(int consumer)
+      : i(consumer), parts{consumer * Shape::kParts, 0} {}
 };
 
-// Every second page of the share up to page `end`, from scores to output.
-template <typename Shape>
-__device__ __forceinline__ void consume_pages(SwapState<Shape>& state, PageCursor& at, int end,
-                                              const DecodeArgs& args, SwapShared<Shape>& shared,
-                                              const SwapWork& work, const ConsumerThread& self) {
+// Every second page of the share up to page `end`, from scores to output. Before the last of the
+// whole share it calls before_last().
+template <typename Shape, typename BeforeLast>
+__device__ __forceinline__ void consume_pages(SwapState<Shape>& state, PageCursor<Shape>& at,
+                                              int end, const DecodeArgs& args,
+                                              SwapShared<Shape>& shared, const SwapWork& work,
+                                              const ConsumerThread& self,
+                                              const BeforeLast& before_last) {
   // The reference may lag behind the maximum by a factor 2^8, which costs no accuracy: P and
   // its sum are floating point. So rescaling is rare after the first page.
   constexpr float kLag = 8;
-  const int newest_recent = work.length > 0 ? args.pattern.recent_begin(work.length - 1) : 0;
-  int stage = at.stage, use = at.use;
+  PartCursor<Shape> parts = at.parts;
   for (; at.i < end; at.i += Shape::kConsumers) {
     const int page_begin = work.visible.page(work.pages.begin + at.i) * kPageLen;
-    std::uint8_t* page = shared.pages[stage];
+    if (at.i + Shape::kConsumers >= work.pages.size) before_last();
 
     float scores[Shape::kRows / 2];
-    multiply_keys(scores, shared, stage, use);
+    multiply_keys(scores, shared, parts);
 #pragma unroll
     for (float& score : scores) score *= args.scale_log2;
-    if (needs_mask(args, work, page_begin, newest_recent)) {
-      mask_scores(scores, shared, self, page_begin, args.pattern.sink_len());
+    if (needs_mask(args, work, page_begin, work.newest_recent)) {
+      mask_scores(scores, shared, self, args, work, page_begin);
     }
 
     bool grows = false;
@@ -350,26 +416,20 @@ __device__ __forceinline__ void consume_pages(SwapState<Shape>& state, PageCurso
     if (ptx::sync_any(self.barrier(), Shape::kWarpgroup, grows)) {
       raise_max(state, scores, shared, self);
     }
-    if constexpr (!Shape::kValueInKey) {
-      ptx::wait(&shared.full[use % 2][stage][Shape::kKeyParts], use / 2 % 2);
-    }
+    if constexpr (!Shape::kValueInKey) await_part(shared, parts + Shape::kKeyParts);
     if (page_begin + kPageLen > work.length) {
-      clear_values<Shape>(page, work.length - page_begin, self.thread);
+      const auto value_tile = [&](int t) {
+        return sub_tile(shared, parts, Shape::kFirstVTile + t);
+      };
+      clear_values<Shape>(value_tile, work.length - page_begin, self.thread);
     }
-    exponentiate(state, scores, page + Shape::kPTile * Shape::kSubTileBytes, self);
+    exponentiate(state, scores, sub_tile(shared, parts, Shape::kPTile), self);
     ptx::fence_async_proxy();
     ptx::sync(self.barrier(), Shape::kWarpgroup);
-    multiply_values(state, shared, stage);
-    if (self.lane == 0) ptx::arrive(&shared.empty[stage]);
-
-    stage += Shape::kConsumers;
-    if (stage >= Shape::kStages) {
-      stage -= Shape::kStages;
-      ++use;
-    }
+    multiply_values(state, shared, parts, self.lane);
+    parts = parts + Shape::kConsumers * Shape::kParts;
   }
-  at.stage = stage;
-  at.use = use;
+  at.parts = parts;
 }
 
 }  // namespace loza::attention::cuda

@@ -15,17 +15,10 @@ __device__ __forceinline__ constexpr int owner_of(int t) {
   return t < (Shape::kVTiles + 1) / 2 ? 0 : 1;
 }
 
-// Where the thread's fragment of tile t, column c, key half `half`, lies in the block's output.
-template <typename Shape>
-__device__ __forceinline__ float& block_out(SwapShared<Shape>& shared, const ConsumerThread& self,
-                                            int t, int c, int half) {
-  return shared.block_out[self.row(c)][kSubTileCols * t + self.key(half)];
-}
-
-// Applies visit(place in shared memory, register) to the thread's elements of the tiles that
+// Applies visit(place in the block's output, register) to the thread's elements of the tiles that
 // consumer `owner` merges.
 template <typename Shape, typename Visit>
-__device__ __forceinline__ void visit_outs(SwapState<Shape>& state, SwapShared<Shape>& shared,
+__device__ __forceinline__ void visit_outs(SwapState<Shape>& state, MergeArea<Shape>& area,
                                            const ConsumerThread& self, int owner,
                                            const Visit& visit) {
 #pragma unroll
@@ -35,7 +28,8 @@ __device__ __forceinline__ void visit_outs(SwapState<Shape>& state, SwapShared<S
     for (int c = 0; c < Shape::kRows / 4; ++c) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        visit(block_out(shared, self, t, c, half), state.out[t][fragment_index(c, half)]);
+        visit(area.block_out[self.row(c)][kSubTileCols * t + self.key(half)],
+              state.out[t][fragment_index(c, half)]);
       }
     }
   }
@@ -88,28 +82,23 @@ __device__ __forceinline__ float2 block_stats(const SwapShared<Shape>& shared, i
   return {most, sum};
 }
 
-// Leaves the block's output in block_out. On the way tells the cluster that the place of its
-// pages and queries is free.
+// Leaves the block's output in block_out.
 template <typename Shape>
 __device__ __forceinline__ void merge_consumers(SwapState<Shape>& state, SwapShared<Shape>& shared,
-                                                const SwapItem& item, const SwapWork& work,
+                                                MergeArea<Shape>& area, const SwapWork& work,
                                                 const ConsumerThread& self) {
   const auto put = [](float& place, float value) { place = value; };
   const auto add = [](float& place, float value) { place += value; };
-  share_stats(state, shared, self);
-  // Both consumers are done with the pages and the queries.
-  sync_consumers();
-  if (item.cluster_size > 1) ptx::cluster_arrive();
   if (work.num_consumers == 1) {
     if (self.consumer == 0) {
-      visit_outs(state, shared, self, 0, put);
-      visit_outs(state, shared, self, 1, put);
+      visit_outs(state, area, self, 0, put);
+      visit_outs(state, area, self, 1, put);
     }
   } else {
     rescale_to_block(state, shared, self);
-    visit_outs(state, shared, self, 1 - self.consumer, put);
+    visit_outs(state, area, self, 1 - self.consumer, put);
     sync_consumers();
-    visit_outs(state, shared, self, self.consumer, add);
+    visit_outs(state, area, self, self.consumer, add);
   }
   sync_consumers();
 }
@@ -124,43 +113,66 @@ struct Slice {
 };
 
 template <typename Shape>
-__device__ __forceinline__ Slice slice_of(int cluster_size, int rank) {
-  const int stride = (Shape::kVSize / 4 + cluster_size - 1) / cluster_size * 4;
+__device__ __forceinline__ Slice slice_of(int stride, int rank) {
   const int begin = min(rank * stride, Shape::kVSize);
   return {stride, begin, min(stride, Shape::kVSize - begin)};
 }
 
-// Sends every block of the cluster this block's stats and its slice of the output; the block's own
-// slice stays.
+// What the other blocks will send. REQUIRES: one thread calls it.
 template <typename Shape>
-__device__ __forceinline__ void send_slices(SwapShared<Shape>& shared, const SwapItem& item,
-                                            const Slice& own, int thread) {
-  constexpr int kRowVectors = Shape::kVSize / 4;
+__device__ __forceinline__ void expect_slices(SwapShared<Shape>& shared, const SwapItem& item,
+                                              const Slice& own) {
+  ptx::arrive_expecting(&shared.stats_received,
+                        item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2)));
+  ptx::arrive_expecting(&shared.out_received, item.num_rows * item.cluster_size * own.size * 4);
+}
+
+// Sends every block of the cluster this block's stats.
+template <typename Shape>
+__device__ __forceinline__ void send_stats(SwapShared<Shape>& shared, const SwapItem& item,
+                                           int thread) {
   const int warp = thread / 32, lane = thread % 32;
-  if (thread == 0) {
-    ptx::arrive_expecting(&shared.stats_received,
-                          item.num_rows * item.cluster_size * static_cast<int>(sizeof(float2)));
-    ptx::arrive_expecting(&shared.out_received,
-                          item.num_rows * (item.cluster_size - 1) * own.size * 4);
-  }
+#pragma unroll 1
   for (int row = warp; row < item.num_rows; row += kConsumerWarps) {
     if (lane < item.cluster_size) {
-      ptx::send(ptx::peer_address(&shared.merge.received_stats[item.rank][row], lane),
+      ptx::send(ptx::peer_address(&shared.received_stats[item.rank][row], lane),
                 ptx::peer_address(&shared.stats_received, lane), block_stats(shared, row));
     }
   }
-  const Divisor by_stride(own.stride);
-#pragma unroll 4
-  for (int i = thread; i < item.num_rows * kRowVectors; i += kConsumerThreads) {
-    const int row = i / kRowVectors, column = 4 * (i % kRowVectors);
-    const int rank = by_stride.divide(column);
-    if (rank == item.rank) continue;
-    const float* place = shared.received_out + (item.rank * Shape::kRows + row) * own.stride +
-                         column - rank * own.stride;
-    ptx::send(ptx::peer_address(place, rank), ptx::peer_address(&shared.out_received, rank),
-              *reinterpret_cast<const float4*>(&shared.block_out[row][column]));
-  }
 }
+
+// The vectors of a block's output that a thread sends to one block of the cluster: the same columns
+// of every kRowStep-th row.
+template <typename Shape>
+struct SentVectors {
+  static constexpr int kRowVectors = Shape::kVSize / 4;
+  static constexpr int kRowStep = kConsumerThreads / kRowVectors;
+
+  int first_row, column, rank, slice_column;
+
+  __device__ __forceinline__ SentVectors(const Divisor& by_stride, int thread)
+      : first_row(thread / kRowVectors),
+        column(4 * (thread % kRowVectors)),
+        rank(by_stride.divide(column)),
+        slice_column(column - rank * static_cast<int>(by_stride.divisor)) {}
+
+  // Sends every block, this one too, its slice of `area`.
+  __device__ __forceinline__ void send(SwapShared<Shape>& shared, const MergeArea<Shape>& area,
+                                       const SwapItem& item, const SwapWork& work,
+                                       int stride) const {
+    const float* to = merge_area(shared, work, work.num_pages_of(item, rank)).received_out +
+                      (item.rank * Shape::kRows + first_row) * stride + slice_column;
+    std::uint32_t place = ptx::peer_address(to, rank);
+    const std::uint32_t barrier = ptx::peer_address(&shared.out_received, rank);
+    const float* from = &area.block_out[first_row][column];
+#pragma unroll 4
+    for (int row = first_row; row < item.num_rows; row += kRowStep) {
+      ptx::send(place, barrier, *reinterpret_cast<const float4*>(from));
+      place += kRowStep * stride * 4;
+      from += kRowStep * Shape::kBlockOutCols;
+    }
+  }
+};
 
 // ---- the merge of blocks and of clusters ----
 
@@ -192,7 +204,7 @@ __device__ __forceinline__ float group_sum(float value) {
 // divided by the merged sum, and calls done(row, merged stats). A row without keys has sum 0
 // and weights 0.
 template <int kRows, typename Source, typename Done>
-__device__ __forceinline__ void merge_stats(MergeScratch<kRows>& scratch, const Source& source,
+__device__ __forceinline__ void merge_stats(MergeWeights<kRows>& all_weights, const Source& source,
                                             int num_rows, int thread, const Done& done) {
   // A row takes as many lanes as it may have partials: a warp merges several rows at once.
   constexpr int kLanes = Source::kMostPartials < 32 ? Source::kMostPartials : 32;
@@ -222,7 +234,7 @@ __device__ __forceinline__ void merge_stats(MergeScratch<kRows>& scratch, const 
     for (int i = 0; i < kPerLane; ++i) {
       const int partial = kLanes * i + lane;
       const float own = ptx::exp2(stats[i].x - most) * (Source::kIsNormalized ? stats[i].y : 1);
-      if (has_row && partial < source.num_partials) scratch.weights[partial][row] = own * inverse;
+      if (has_row && partial < source.num_partials) all_weights[partial][row] = own * inverse;
     }
     if (has_row && lane == 0) done(row, float2{most, sum});
   }
@@ -249,15 +261,18 @@ __device__ __forceinline__ Floats<kWidth> load_floats(const float* place) {
 
 // The other half: store(row, column, output) for every kWidth elements of rows of num_cols.
 // Partials are added in order.
-template <int kWidth, int kRows, typename Source, typename Store>
-__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, const Source& source,
-                                           int num_rows, int num_cols, int thread,
-                                           const Store& store) {
+template <int kWidth, int kRows, typename Source, typename Store, typename AwaitWeights>
+__device__ __forceinline__ void merge_outs(const MergeWeights<kRows>& all_weights,
+                                           const Source& source, int num_rows, int num_cols,
+                                           int thread, const Store& store,
+                                           const AwaitWeights& await_weights) {
   constexpr int kItems = Source::kItemsInFlight, kInFlight = Source::kInFlight;
   constexpr int kRound = kWidth * kConsumerThreads;
   const Divisor by_cols(max(num_cols, 2));
   const int size = num_rows * num_cols;
-  for (int first = kWidth * thread; first < size; first += kItems * kRound) {
+  bool awaited = false;
+  for (int round = 0; round < size; round += kItems * kRound) {
+    const int first = round + kWidth * thread;
     int rows[kItems], columns[kItems];
     Floats<kWidth> sums[kItems] = {};
 #pragma unroll
@@ -278,7 +293,16 @@ __device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, c
 #pragma unroll
         for (int item = 0; item < kItems; ++item) {
           outs[p][item] = source.template out<kWidth>(batch + p, rows[item], columns[item]);
-          weights[p][item] = scratch.weights[batch + p][rows[item]];
+        }
+      }
+      if (!awaited) await_weights();
+      awaited = true;
+#pragma unroll
+      for (int p = 0; p < kInFlight; ++p) {
+        if (batch + p >= source.num_partials) continue;
+#pragma unroll
+        for (int item = 0; item < kItems; ++item) {
+          weights[p][item] = all_weights[batch + p][rows[item]];
         }
       }
 #pragma unroll
@@ -298,60 +322,130 @@ __device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, c
       if (first + item * kRound < size) store(rows[item], columns[item], sums[item]);
     }
   }
+  if (!awaited) await_weights();
 }
 
 // As wide as leaves no thread without work.
-template <int kRows, typename Source, typename Store>
-__device__ __forceinline__ void merge_outs(const MergeScratch<kRows>& scratch, const Source& source,
-                                           int num_rows, int num_cols, int thread,
-                                           const Store& store) {
+template <int kRows, typename Source, typename Store, typename AwaitWeights>
+__device__ __forceinline__ void merge_outs(const MergeWeights<kRows>& all_weights,
+                                           const Source& source, int num_rows, int num_cols,
+                                           int thread, const Store& store,
+                                           const AwaitWeights& await_weights) {
   const int size = num_rows * num_cols;
   if (size <= kConsumerThreads) {
-    merge_outs<1>(scratch, source, num_rows, num_cols, thread, store);
+    merge_outs<1>(all_weights, source, num_rows, num_cols, thread, store, await_weights);
   } else if (size <= 2 * kConsumerThreads) {
-    merge_outs<2>(scratch, source, num_rows, num_cols, thread, store);
+    merge_outs<2>(all_weights, source, num_rows, num_cols, thread, store, await_weights);
   } else {
-    merge_outs<4>(scratch, source, num_rows, num_cols, thread, store);
+    merge_outs<4>(all_weights, source, num_rows, num_cols, thread, store, await_weights);
   }
 }
 
-// The results of this block alone, in shared memory.
+// The rows that a warp merges at once: their loads overlap.
 template <typename Shape>
-struct OwnResult {
-  static constexpr int kMostPartials = 1, kInFlight = 1, kItemsInFlight = 4;
-  static constexpr bool kIsNormalized = false;
-  static constexpr int num_partials = 1;
+inline constexpr int kRowsPerWarp = (Shape::kRows + kConsumerWarps - 1) / kConsumerWarps;
 
-  const SwapShared<Shape>& shared;
+// The weights of the blocks of a cluster in rows w, w + 8, ... of warp w, such that the weighted
+// sum of their outputs is the merged output, divided by the merged sum. A row without keys has
+// weights 0.
+template <int kBlocks, typename Shape>
+struct BlockWeights {
+  static constexpr int kRows = kRowsPerWarp<Shape>;
 
-  __device__ __forceinline__ float2 stats(int, int row) const { return block_stats(shared, row); }
-  template <int kWidth>
-  __device__ __forceinline__ Floats<kWidth> out(int, int row, int column) const {
-    return load_floats<kWidth>(&shared.block_out[row][column]);
+  float weights[kRows][kBlocks];
+  float2 totals[kRows];
+
+  __device__ __forceinline__ BlockWeights(const SwapShared<Shape>& shared, const SwapItem& item,
+                                          int thread) {
+    const int lane = thread % 32, partial = lane % kBlocks;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = min(thread / 32 + i * kConsumerWarps, item.num_rows - 1);
+      const float2 stats =
+          kBlocks == 1 ? block_stats(shared, row) : shared.received_stats[partial][row];
+      const float most = group_max<kBlocks>(stats.x);
+      const float share = ptx::exp2(stats.x - most);
+      const float sum = group_sum<kBlocks>(share * stats.y);
+      const float weight = sum > 0 ? __fdividef(share, sum) : 0;
+      totals[i] = {most, sum};
+#pragma unroll
+      for (int p = 0; p < kBlocks; ++p) weights[i][p] = __shfl_sync(0xFFFFFFFF, weight, p);
+    }
   }
 };
 
-// This block's slice of the results of the cluster's blocks, in shared memory: received, and its
-// own where the consumers left it.
-template <typename Shape>
-struct BlockPartials {
-  static constexpr int kMostPartials = kMostBlocks, kInFlight = 8, kItemsInFlight = 1;
-  static constexpr bool kIsNormalized = false;
-
-  const SwapShared<Shape>& shared;
-  int num_partials, rank, slice_stride, slice_begin;
-
-  __device__ __forceinline__ float2 stats(int partial, int row) const {
-    return shared.merge.received_stats[partial][row];
+// The merge of the results of a cluster's blocks, a slice of them. Stats and outputs are in shared
+// memory. Calls await_outs() before it reads outputs, then put_out(row, column, output) and
+// put_stats(row, merged stats).
+template <int kBlocks, typename Shape, typename AwaitOuts, typename PutOut, typename PutStats>
+__device__ __forceinline__ void merge_blocks(const SwapShared<Shape>& shared,
+                                             const MergeArea<Shape>& area, const SwapItem& item,
+                                             int thread, const AwaitOuts& await_outs,
+                                             const PutOut& put_out, const PutStats& put_stats) {
+  constexpr int kCols = Shape::kVSize / kBlocks;  // of the slice
+  constexpr int kWidth = kCols >= 128 ? 4 : kCols >= 64 ? 2 : 1;
+  constexpr int kPitch = kBlocks == 1 ? Shape::kBlockOutCols : kCols;
+  const int first_row = thread / 32, first_column = thread % 32 * kWidth;
+  const BlockWeights<kBlocks, Shape> merged(shared, item, thread);
+  const float* outs =
+      (kBlocks == 1 ? area.block_out[0] : area.received_out) + first_row * kPitch + first_column;
+  await_outs();
+#pragma unroll
+  for (int i = 0; i < kRowsPerWarp<Shape>; ++i) {
+    const int row = first_row + i * kConsumerWarps;
+    if (row >= item.num_rows) break;
+#pragma unroll
+    for (int column = 0; column < kCols; column += 32 * kWidth) {
+      if (kCols < 32 * kWidth && first_column >= kCols) break;
+      Floats<kWidth> out = {};
+#pragma unroll
+      for (int p = 0; p < kBlocks; ++p) {
+        const auto part =
+            load_floats<kWidth>(outs + (p * Shape::kRows + i * kConsumerWarps) * kPitch + column);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) out.values[e] += merged.weights[i][p] * part.values[e];
+      }
+      put_out(row, first_column + column, out);
+    }
+    if (first_column == 0) put_stats(row, merged.totals[i]);
   }
-  template <int kWidth>
-  __device__ __forceinline__ Floats<kWidth> out(int partial, int row, int column) const {
-    const float* received =
-        shared.received_out + (partial * Shape::kRows + row) * slice_stride + column;
-    const float* own = &shared.block_out[row][slice_begin + column];
-    return load_floats<kWidth>(partial == rank ? own : received);
+}
+
+// The same of clusters of any other size.
+template <typename Shape, typename AwaitOuts, typename PutOut, typename PutStats>
+__device__ __forceinline__ void merge_any_blocks(const SwapShared<Shape>& shared,
+                                                 const MergeArea<Shape>& area, const SwapItem& item,
+                                                 const Slice& slice, int thread,
+                                                 const AwaitOuts& await_outs, const PutOut& put_out,
+                                                 const PutStats& put_stats) {
+  constexpr int kWidth = 4;
+  const int lane = thread % 32, partial = lane % kMostBlocks;
+  await_outs();
+#pragma unroll 1
+  for (int row = thread / 32; row < item.num_rows; row += kConsumerWarps) {
+    float2 stats = {kNoMax, 0};
+    if (partial < item.cluster_size) stats = shared.received_stats[partial][row];
+    const float most = group_max<kMostBlocks>(stats.x);
+    const float share = ptx::exp2(stats.x - most);
+    const float sum = group_sum<kMostBlocks>(share * stats.y);
+    const float weight = sum > 0 ? __fdividef(share, sum) : 0;
+#pragma unroll 1
+    for (int first = 0; first < slice.size; first += 32 * kWidth) {
+      const int column = min(first + lane * kWidth, slice.size - kWidth);
+      Floats<kWidth> out = {};
+#pragma unroll 1
+      for (int p = 0; p < item.cluster_size; ++p) {
+        const float own = __shfl_sync(0xFFFFFFFF, weight, p);
+        const auto part = load_floats<kWidth>(area.received_out +
+                                              (p * Shape::kRows + row) * slice.stride + column);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) out.values[e] += own * part.values[e];
+      }
+      if (first + lane * kWidth < slice.size) put_out(row, column, out);
+    }
+    if (lane == 0) put_stats(row, float2{most, sum});
   }
-};
+}
 
 // This block's slice of the results of the item's clusters, in the workspace.
 template <typename Shape>
@@ -448,12 +542,11 @@ __device__ __forceinline__ bool is_last_cluster(const DecodeArgs& args, const Sw
   sync_consumers();
   bool is_last = false;
   if (thread == 0) {
-    __threadfence();  // for all threads of the block, after the barrier
-    // Counts up to num_clusters - 1 and back to 0, ready for the next launch.
+    // Counts up to num_clusters - 1 and back to 0, ready for the next launch. Releases and acquires
+    // for all threads of the block, which meet at barriers before and after.
     std::uint32_t* counter = args.counters + item.index * item.cluster_size + item.rank;
     const unsigned last = num_clusters - 1;
-    is_last = atomicInc(counter, last) == last;
-    __threadfence();
+    is_last = ptx::count_up(counter, last) == last;
   }
   return ptx::sync_any(kAllConsumers, kConsumerThreads, is_last);
 }
@@ -472,22 +565,76 @@ __device__ __forceinline__ void finish(const DecodeArgs& args, MergeScratch<Shap
   };
 
   if (work.num_clusters == 1) {
-    merge_stats(scratch, source, item.num_rows, thread, put_lse);
+    merge_stats(scratch.weights, source, item.num_rows, thread, put_lse);
     await_outs();
-    merge_outs(scratch, source, item.num_rows, slice.size, thread, put_out);
+    merge_outs(scratch.weights, source, item.num_rows, slice.size, thread, put_out, [] {});
     return;
   }
   const ClusterPartials<Shape> clusters(args, item, slice, work.num_clusters);
-  merge_stats(scratch, source, item.num_rows, thread,
+  merge_stats(scratch.weights, source, item.num_rows, thread,
               [&](int row, float2 total) { clusters.put_stats(item.cluster, row, total); });
   await_outs();
-  merge_outs(scratch, source, item.num_rows, slice.size, thread,
-             [&](int row, int column, const auto& out) {
-               clusters.put_out(item.cluster, row, column, out);
-             });
+  merge_outs(
+      scratch.weights, source, item.num_rows, slice.size, thread,
+      [&](int row, int column, const auto& out) {
+        clusters.put_out(item.cluster, row, column, out);
+      },
+      [] {});
   if (!is_last_cluster(args, item, work.num_clusters, thread)) return;
-  merge_stats(scratch, clusters, item.num_rows, thread, put_lse);
-  merge_outs(scratch, clusters, item.num_rows, slice.size, thread, put_out);
+  merge_outs(scratch.weights, clusters, item.num_rows, slice.size, thread, put_out,
+             [&] { merge_stats(scratch.weights, clusters, item.num_rows, thread, put_lse); });
+}
+
+// The same of the swap kernel's blocks.
+template <typename Shape, typename AwaitOuts>
+__device__ __forceinline__ void finish_blocks(const DecodeArgs& args, SwapShared<Shape>& shared,
+                                              const MergeArea<Shape>& area, const SwapItem& item,
+                                              const SwapWork& work, const Slice& slice, int thread,
+                                              const AwaitOuts& await_outs) {
+  const ResultSlice<Shape> result = {args, item, slice.begin};
+  const ClusterPartials<Shape> clusters(args, item, slice, work.num_clusters);
+  const bool alone = work.num_clusters == 1;
+  const auto put_out = [&](int row, int column, const auto& out) {
+    if (alone) {
+      result.put_out(row, column, out);
+    } else {
+      clusters.put_out(item.cluster, row, column, out);
+    }
+  };
+  const auto put_stats = [&](int row, float2 total) {
+    if (alone) {
+      result.put_lse(row, total);
+    } else {
+      clusters.put_stats(item.cluster, row, total);
+    }
+  };
+  switch (item.cluster_size) {
+    case 1:
+      merge_blocks<1>(shared, area, item, thread, await_outs, put_out, put_stats);
+      break;
+    case 2:
+      merge_blocks<2>(shared, area, item, thread, await_outs, put_out, put_stats);
+      break;
+    case 4:
+      merge_blocks<4>(shared, area, item, thread, await_outs, put_out, put_stats);
+      break;
+    case 8:
+      merge_blocks<8>(shared, area, item, thread, await_outs, put_out, put_stats);
+      break;
+    case 16:
+      merge_blocks<16>(shared, area, item, thread, await_outs, put_out, put_stats);
+      break;
+    default:
+      merge_any_blocks(shared, area, item, slice, thread, await_outs, put_out, put_stats);
+  }
+  if (alone || !is_last_cluster(args, item, work.num_clusters, thread)) return;
+  merge_outs(
+      shared.weights, clusters, item.num_rows, slice.size, thread,
+      [&](int row, int column, const auto& out) { result.put_out(row, column, out); },
+      [&] {
+        merge_stats(shared.weights, clusters, item.num_rows, thread,
+                    [&](int row, float2 total) { result.put_lse(row, total); });
+      });
 }
 
 }  // namespace loza::attention::cuda
