@@ -169,7 +169,8 @@ TEST(CudaDecode, StreamingIsFullUpToExactLength) {
   for (const auto& [plan, heads] : {std::pair{DecodePlan{4, 1}, 8},
                                     {DecodePlan{8, 1}, 8},
                                     {DecodePlan{2, 2}, 8},
-                                    {DecodePlan{2, 1}, 64}}) {
+                                    {DecodePlan{2, 1}, 64},
+                                    {DecodePlan{1, 1}, 128}}) {
     for (std::int64_t begin = 1; begin <= 1024; begin += 64) {
       DecodeShape shape;
       shape.heads = heads;
@@ -187,8 +188,10 @@ TEST(CudaDecode, ThousandRunsSameBits) {
   shape.heads = 16;
   shape.pattern = BlockPattern::full();
   shape.lengths = {5000, 3000, 129, 1};
-  for (const auto& [plan, heads] :
-       {std::pair{DecodePlan{4, 7}, 16}, {DecodePlan{8, 1}, 16}, {DecodePlan{2, 3}, 128}}) {
+  for (const auto& [plan, heads] : {std::pair{DecodePlan{4, 7}, 16},
+                                    {DecodePlan{8, 1}, 16},
+                                    {DecodePlan{2, 3}, 128},
+                                    {DecodePlan{2, 1}, 128}}) {
     shape.heads = heads;
     DecodeCase problem(shape);
     Workspace workspace(problem.params(), plan);

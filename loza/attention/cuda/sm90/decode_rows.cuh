@@ -1,13 +1,15 @@
 #pragma once
 
 #include "loza/attention/cuda/sm90/rows_consumer.cuh"
+#include "loza/attention/cuda/sm90/rows_end.cuh"
 #include "loza/attention/cuda/sm90/swap_merge.cuh"
 #include "loza/attention/cuda/sm90/swap_producer.cuh"
 
 // Paged decode for many query rows: 64 of them are the rows of the matrix product, S = Q K^T and
 // O = P V. The output does not fit into the registers of one warpgroup, so two share it, each
 // with half of the output elements; they take turns at the scores of pages and lend each other P.
-// Pages, plan, masks and merges are the swap kernel's.
+// Pages, plan, masks and merges are the swap kernel's, but for items of one or two blocks
+// (rows_end.cuh).
 namespace loza::attention::cuda {
 
 template <typename Shape>
@@ -162,6 +164,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   consumer.share_stats();
   // Both consumers are done with the pages and the queries; then all blocks of the cluster are.
   sync_consumers();
+  if (args.num_clusters == 1 && item.cluster_size <= 2) {
+    end_pair(consumer, shared, item);
+    return;
+  }
   if (item.cluster_size > 1) {
     ptx::cluster_arrive();
     ptx::cluster_wait();

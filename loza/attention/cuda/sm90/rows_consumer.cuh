@@ -121,8 +121,8 @@ struct RowsConsumer {
 
   // ---- the page's owner: from scores to P ----
 
-  // S [64, 64 keys] = Q K^T, in log2, hidden keys at -inf.
-  __device__ __forceinline__ void score(const RowsPage& page, Scores& scores) {
+  // S [64, 64 keys] = Q K^T.
+  __device__ __forceinline__ void begin_score(const RowsPage& page, Scores& scores) {
     const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.pages[page.stage]));
     const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
 #pragma unroll
@@ -140,6 +140,9 @@ struct RowsConsumer {
       }
     }
     wgmma_commit();
+  }
+  // In log2, hidden keys at -inf.
+  __device__ __forceinline__ void end_score(const RowsPage& page, Scores& scores) {
     wgmma_finish(scores);
 #pragma unroll
     for (float& value : scores) value *= args.scale_log2;
@@ -281,36 +284,42 @@ struct RowsConsumer {
     release(page);
   }
 
-  // ---- pages in pairs: consumer 0 owns the first of a pair, consumer 1 the second ----
-
-  __device__ __forceinline__ void attend_as_first(int i, int end) {
+  __device__ __forceinline__ void attend_own(const RowsPage& own) {
     Scores scores;
     Fragments p;
     Factors factors;
-    const RowsPage own = page(i);
-    score(own, scores);
+    begin_score(own, scores);
+    end_score(own, scores);
     publish(own, scores, p, factors);
     add_own(own, p, factors);
-    if (i + 1 == end) return;
-    const RowsPage other = page(i + 1);
+  }
+
+  __device__ __forceinline__ void attend_other(const RowsPage& other) {
+    Factors factors;
     adopt(other, factors);
     begin_add_other(other, factors);
     end_add_other(other);
+  }
+
+  // ---- many pages, in pairs: consumer 0 owns the first of a pair, consumer 1 the second ----
+
+  __device__ __forceinline__ void attend_as_first(int i, int end) {
+    attend_own(page(i));
+    if (i + 1 < end) attend_other(page(i + 1));
   }
 
   __device__ __forceinline__ void attend_as_second(int i, int end) {
-    Factors factors;
     const RowsPage other = page(i);
     if (i + 1 == end) {
-      adopt(other, factors);
-      begin_add_other(other, factors);
-      end_add_other(other);
+      attend_other(other);
       return;
     }
+    Factors factors;
     Scores scores;
     Fragments p;
     const RowsPage own = page(i + 1);
-    score(own, scores);
+    begin_score(own, scores);
+    end_score(own, scores);
     adopt(other, factors);
     begin_add_other(other, factors);
     publish(own, scores, p, factors);
@@ -318,9 +327,41 @@ struct RowsConsumer {
     add_own(own, p, factors);
   }
 
-  // Pages [begin, end) of the share.
-  __device__ __forceinline__ void attend(int begin, int end) {
+  // ---- few pages: every second is a consumer's own, before it the other's ----
+
+  // The other's page first: the sooner it is done with, the sooner its stage takes another.
+  __device__ __forceinline__ void attend_other_first(const RowsPage& other, const RowsPage& own) {
+    Factors factors;
+    Scores scores;
+    Fragments p;
+    adopt(other, factors);
+    begin_add_other(other, factors);
+    begin_score(own, scores);
+    wgmma_finish<1>(out);
+    release(other);
+    end_score(own, scores);
+    publish(own, scores, p, factors);
+    add_own(own, p, factors);
+  }
+
+  __device__ __forceinline__ void attend_few(int begin, int end) {
+    int i = begin + self.consumer;
     if (self.consumer == 0) {
+      attend_own(page(i));
+      i += 2;
+    }
+    for (; i < end; i += 2) attend_other_first(page(i - 1), page(i));
+    if (i == end) attend_other(page(i - 1));
+  }
+
+  // Pages [begin, end) of the share. Few wait for their arrival, many for the tensor cores. The
+  // results are the same, bit for bit.
+  __device__ __forceinline__ void attend(int begin, int end) {
+    constexpr int kFewPages = 16;
+    if (begin == end) return;
+    if (work.pages.size <= kFewPages) {
+      attend_few(begin, end);
+    } else if (self.consumer == 0) {
       for (int i = begin; i < end; i += 2) attend_as_first(i, end);
     } else {
       for (int i = begin; i < end; i += 2) attend_as_second(i, end);

@@ -47,6 +47,17 @@ struct StageCursor {
   int stage, use;
 };
 
+// What the end of an item with at most two blocks takes: see rows_end.cuh.
+template <typename Shape>
+struct RowsEndArea {
+  static constexpr int kTiles = Shape::kVTiles / Shape::kConsumers;
+  static constexpr int kVectors = Shape::kColumns / 8;
+
+  float4 received[kVectors][Shape::kWarpgroup];  // from the other block
+  float2 stats[Shape::kRows];                    // likewise
+  alignas(kChunkBytes) std::uint8_t staged[Shape::kConsumers][kTiles][Shape::kQSubTileBytes];
+};
+
 template <typename Shape>
 struct RowsShared {
   using Cursor = StageCursor;
@@ -54,6 +65,7 @@ struct RowsShared {
   union {
     alignas(kSubTileAlign) std::uint8_t pages[Shape::kStages][Shape::kPageBytes];
     float received_out[Shape::kReceivedFloats];  // [blocks, kRows, slice + padding]
+    RowsEndArea<Shape> end;
   };
   union {
     alignas(kSubTileAlign) std::uint8_t q[Shape::kQkTiles][Shape::kQSubTileBytes];
