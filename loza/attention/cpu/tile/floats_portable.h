@@ -11,6 +11,9 @@ namespace loza::cpu {
 namespace {
 
 typedef float Quad __attribute__((vector_size(16)));
+typedef std::int32_t IntQuad __attribute__((vector_size(16)));
+// A quad in memory. (Were a whole Floats copied from there, the compiler would keep it in memory.)
+typedef float QuadInMemory __attribute__((vector_size(16), aligned(4), may_alias));
 
 struct Floats {
   Quad quads[4];
@@ -32,12 +35,21 @@ inline Floats broadcast(float x) {
 }
 inline Floats zeros() { return broadcast(0.0f); }
 inline Floats load(const float* from) {
-  Floats result;
-  std::memcpy(&result, from, sizeof result);
-  return result;
+  const auto quad = [from](int i) -> Quad {
+    return *reinterpret_cast<const QuadInMemory*>(from + 4 * i);
+  };
+  return {{quad(0), quad(1), quad(2), quad(3)}};
 }
-inline const Floats& in_register(const Floats& x) { return x; }
-inline void store(const Floats& x, float* to) { std::memcpy(to, &x, sizeof x); }
+inline Floats in_register(Floats x) {
+#ifdef __x86_64__  // elsewhere products take registers only
+  asm("" : "+x"(x.quads[0]), "+x"(x.quads[1]), "+x"(x.quads[2]), "+x"(x.quads[3]));
+#endif
+  return x;
+}
+inline void store(const Floats& x, float* to) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) *reinterpret_cast<QuadInMemory*>(to + 4 * i) = x.quads[i];
+}
 
 inline Floats operator+(const Floats& a, const Floats& b) {
   return by_quad([](Quad x, Quad y) { return x + y; }, a, b);
@@ -58,20 +70,13 @@ inline Floats max(const Floats& a, const Floats& b) {
   return by_quad([](Quad x, Quad y) { return x > y ? x : y; }, a, b);
 }
 
-// Lanes one by one.
-template <typename F>
-inline Floats by_lane(const F& f, const Floats& x) {
-  float lanes[kLanes];
-  store(x, lanes);
-  for (int i = 0; i < kLanes; ++i) lanes[i] = f(i, lanes[i]);
-  return load(lanes);
-}
-
 inline Floats keep_lanes(const Floats& x, std::int64_t begin, std::int64_t end,
                          const Floats& otherwise) {
-  float others[kLanes];
+  float lanes[kLanes], others[kLanes];
+  store(x, lanes);
   store(otherwise, others);
-  return by_lane([&](int i, float lane) { return i >= begin && i < end ? lane : others[i]; }, x);
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i >= begin && i < end ? lanes[i] : others[i];
+  return load(lanes);
 }
 
 inline float max_of_lanes(const Floats& x) {
@@ -87,25 +92,24 @@ inline float sum_of_lanes(const Floats& x) {
 }
 template <int count>
 [[gnu::always_inline]] inline void sums_of_lanes(const Floats (&x)[count], float* to) {
+#pragma GCC unroll 16
   for (int i = 0; i < count; ++i) to[i] = sum_of_lanes(x[i]);
 }
 
-inline float exp2_of_lane(float x) {
+inline Quad exp2_of_quad(Quad x) {
   // Below 2^-126 the result is 0; beyond 2^127 the weights are meaningless; a NaN goes through.
-  const float bounded = x < -126.0f ? -126.0f : x > 127.0f ? 127.0f : x;
+  const Quad smallest = Quad{} - 126.0f, largest = Quad{} + 127.0f;
+  const Quad bounded = x < smallest ? smallest : x > largest ? largest : x;
   // Positive, so that the conversion rounds down.
-  const auto biased = static_cast<std::int32_t>(x == x ? bounded + 127.0f : 127.0f);
-  const float f = bounded - static_cast<float>(biased - 127);
-  float p = kExp2Coefficients[5];
+  const IntQuad biased = __builtin_convertvector(x == x ? bounded + 127.0f : largest, IntQuad);
+  const Quad f = bounded - __builtin_convertvector(biased - 127, Quad);
+  Quad p = Quad{} + kExp2Coefficients[5];
+#pragma GCC unroll 5
   for (int i = 4; i >= 0; --i) p = p * f + kExp2Coefficients[i];
-  const std::int32_t bits = biased << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return x < -126.0f ? 0.0f : p * power;
+  const auto power = reinterpret_cast<Quad>(biased << 23);
+  return x < smallest ? Quad{} : p * power;
 }
-inline Floats exp2(const Floats& x) {
-  return by_lane([](int, float lane) { return exp2_of_lane(lane); }, x);
-}
+inline Floats exp2(const Floats& x) { return by_quad(exp2_of_quad, x); }
 
 inline Floats load_bf16(const std::uint16_t* from) {
   std::uint32_t bits[kLanes];
