@@ -33,6 +33,9 @@ std::int64_t split_at(const BlockPattern& pattern, std::int64_t pos) {
 // step's rows arrive beside it.
 constexpr std::int64_t kStepBytes = 160 << 10;
 
+// Of the first step that a thread reads: those that are used before they could have come.
+constexpr std::int64_t kUnfetchedRows = 16;
+
 // Keys of a sequence that some new token sees, in the stretch of positions of one split_at().
 struct Split {
   std::int64_t sequence_idx = 0;
@@ -208,7 +211,7 @@ class Decode {
 
   void run(const Work& work) const {
     thread_local std::vector<QueryRows> rows_of_head;
-    thread_local RowAddresses now, next;
+    thread_local RowAddresses now, next, coming;
     if (rows_of_head.size() < static_cast<std::size_t>(work.num_heads())) {
       rows_of_head.resize(static_cast<std::size_t>(work.num_heads()));
     }
@@ -219,6 +222,9 @@ class Decode {
     };
     const std::int64_t end_step = plan_.split(work.split_end - 1).end_step;
     find_rows(plan_.split(work.split_begin), plan_.split(work.split_begin).first_step, now);
+    // Nobody has fetched the first step's rows: they come a little ahead of where it computes.
+    coming.assign(now.begin() + std::min<std::ptrdiff_t>(kUnfetchedRows, std::ssize(now)),
+                  now.end());
     for (std::int64_t i = work.split_begin; i < work.split_end; ++i) {
       const Split& split = plan_.split(i);
       for_each_head([&](std::int64_t g, QueryRows& rows) { start(split, g, rows); });
@@ -227,14 +233,16 @@ class Decode {
         if (s + 1 < end_step) {
           find_rows(s + 1 < split.end_step ? split : plan_.split(i + 1), s + 1, next);
         }
+        coming.insert(coming.end(), next.begin(), next.end());
         for_each_head([&](std::int64_t g, QueryRows& rows) {
           if (reading_ == Reading::kRows) {
-            read(work, split, g, plan_.step(s), now, next, rows);
+            read(work, split, g, plan_.step(s), now, coming, rows);
           } else {
             meet(split, g, plan_.step(s), now, rows);
           }
         });
         std::swap(now, next);
+        coming.clear();
       }
       for_each_head([&](std::int64_t g, const QueryRows& rows) { keep(i, g, rows); });
     }
@@ -281,21 +289,21 @@ class Decode {
     visit(Scorer::kQuery, recent);
   }
 
-  // One head's part of a step, its rows read where they lie. Its share of the next step's rows
-  // comes into the cache meanwhile.
+  // One head's part of a step, its rows read where they lie. Its share of the rows that are coming
+  // is brought into the cache meanwhile.
   void read(const Work& work, const Split& split, std::int64_t key_head, const KeyStep& step,
-            const RowAddresses& now, const RowAddresses& next, QueryRows& rows) const {
+            const RowAddresses& now, const RowAddresses& coming, QueryRows& rows) const {
     thread_local std::vector<const void*> keys, values;
-    thread_local std::vector<MemoryRange> coming;
+    thread_local std::vector<MemoryRange> ranges;
     point_at_heads(now, key_head, keys, values);
-    const auto num_next = static_cast<std::int64_t>(next.size());
+    const auto num_coming = static_cast<std::int64_t>(coming.size());
     const std::int64_t i = key_head - work.head_begin;
-    coming.clear();
-    for (std::int64_t row = num_next * i / work.num_heads();
-         row < num_next * (i + 1) / work.num_heads(); ++row) {
-      add_ranges(work, next[static_cast<std::size_t>(row)], coming);
+    ranges.clear();
+    for (std::int64_t row = num_coming * i / work.num_heads();
+         row < num_coming * (i + 1) / work.num_heads(); ++row) {
+      add_ranges(work, coming[static_cast<std::size_t>(row)], ranges);
     }
-    const std::vector<MemoryRange>* not_yet_fetched = &coming;
+    const std::vector<MemoryRange>* not_yet_fetched = &ranges;
     for_each_scorer(
         split.sequence_idx, step, [&](Scorer scorer, const std::vector<ColumnRange>& columns) {
           for_each_run(columns, [&](std::int64_t begin, std::int64_t end, ColumnRange seen) {
