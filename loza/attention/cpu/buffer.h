@@ -26,6 +26,7 @@ class Buffer {
     return data_.get();
   }
   T* data() const { return data_.get(); }
+  std::int64_t size() const { return size_; }
 
  private:
   static constexpr std::align_val_t kAlignment{64};

@@ -24,6 +24,10 @@ namespace {
 // Most query rows of a tile: what they carry along stays in the second cache.
 constexpr std::int64_t kMaxTileRows = 512;
 
+// Memory of packed keys that a thread keeps for its next call: new memory costs a prompt of 4,096
+// tokens a tenth of its time.
+constexpr std::int64_t kMostKeptBytes = std::int64_t{32} << 20;
+
 // Queries at positions [begin_pos, end_pos) of one sequence, of all heads that share a key head.
 struct QueryRun {
   std::int64_t sequence_idx = 0, key_head = 0;
@@ -99,7 +103,9 @@ class Forward {
   }
 
   void run_together(const std::vector<QueryRun>& runs) const {
-    std::vector<PackedKeys> keys(runs.size());
+    thread_local std::vector<PackedKeys> kept_keys;
+    std::vector<PackedKeys>& keys = kept_keys;  // this thread's, for all threads
+    if (keys.size() < runs.size()) keys.resize(runs.size());
     std::vector<std::pair<PackedKeys*, std::int64_t>> blocks;
     std::vector<QueryTile> tiles;
     for (std::size_t i = 0; i < runs.size(); ++i) {
@@ -120,6 +126,9 @@ class Forward {
       const QueryTile& tile = tiles[static_cast<std::size_t>(i)];
       attend(tile, keys[static_cast<std::size_t>(tile.run - runs.data())]);
     });
+    std::int64_t kept_bytes = 0;
+    for (const PackedKeys& of_run : keys) kept_bytes += of_run.num_bytes();
+    if (kept_bytes > kMostKeptBytes) keys.clear();
   }
 
  private:

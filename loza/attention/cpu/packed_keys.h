@@ -22,6 +22,8 @@ class PackedKeys {
              std::int64_t key_head, std::int64_t first_query_pos, std::int64_t end_pos);
 
   std::int64_t num_blocks() const { return layout_.num_blocks(); }
+  // That it keeps.
+  std::int64_t num_bytes() const { return words_.size() * std::int64_t{sizeof(Word)}; }
   // Blocks may be packed by several threads. REQUIRES: 0 <= slot < num_blocks().
   void pack_block(std::int64_t slot);
 
