@@ -1,8 +1,8 @@
 #pragma once
 
+#include "loza/attention/cuda/sm90/partial_merge.cuh"
 #include "loza/attention/cuda/sm90/rows_consumer.cuh"
 #include "loza/attention/cuda/sm90/rows_end.cuh"
-#include "loza/attention/cuda/sm90/swap_merge.cuh"
 #include "loza/attention/cuda/sm90/swap_producer.cuh"
 
 // Paged decode for many query rows: 64 of them are the rows of the matrix product, S = Q K^T and

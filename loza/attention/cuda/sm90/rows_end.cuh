@@ -1,7 +1,7 @@
 #pragma once
 
+#include "loza/attention/cuda/sm90/partial_merge.cuh"
 #include "loza/attention/cuda/sm90/rows_consumer.cuh"
-#include "loza/attention/cuda/sm90/swap_merge.cuh"
 
 // The end of an item that one block has, or a cluster of two. A consumer's half of the output
 // elements is half a block's work: alone, a block stores both; of two, block w stores half w,
