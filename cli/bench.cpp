@@ -11,7 +11,6 @@
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "cli/named_plans.h"
-#include "cli/pattern_options.h"
 #include "loza/base/json.h"
 #include "loza/base/progress.h"
 #include "loza/base/table.h"
@@ -145,14 +144,7 @@ void add_bench(CLI::App& app) {
                    "all stream; or a choice without documents, as in loza eval")
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--gates", options->gates, "Gates files: a plan for each, named as the file")
-      ->delimiter(',');
-  command
-      ->add_option("--sparsity", options->plan.sparsity,
-                   "Share of the modules that stream, for --gates and --plans")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  add_pattern_options(*command, options->plan.pattern);
+  add_plan_options(*command, options->gates, options->plan);
   add_model_options(*command, options->placement);
   add_weights_option(*command, options->placement);
   command

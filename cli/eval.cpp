@@ -15,7 +15,6 @@
 #include "cli/data_options.h"
 #include "cli/model_options.h"
 #include "cli/named_plans.h"
-#include "cli/pattern_options.h"
 #include "loza/base/error.h"
 #include "loza/base/json.h"
 #include "loza/checkpoint/checkpoint.h"
@@ -210,13 +209,7 @@ void add_eval(CLI::App& app) {
                    "config, dense, streaming, interleaved, interleaved-odd, first, last, "
                    "random:SEED (default: as config.json says)")
       ->delimiter(',');
-  command->add_option("--gates", options->gates, "Gates files: a plan for each")->delimiter(',');
-  command
-      ->add_option("--sparsity", options->plan.sparsity,
-                   "Share of the modules that stream, for --gates and --plans")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  add_pattern_options(*command, options->plan.pattern);
+  add_plan_options(*command, options->gates, options->plan);
   command
       ->add_option("--window", options->window_len,
                    "Longer plain texts are cut to so many tokens (default: what the model is "

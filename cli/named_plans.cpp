@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdint>
 #include <vector>
 
+#include "cli/pattern_options.h"
 #include "loza/base/error.h"
 #include "loza/calibrate/calibrate.h"
 #include "loza/calibrate/gates_file.h"
@@ -41,6 +43,18 @@ std::string plan_names() {
 }
 
 }  // namespace
+
+void add_plan_options(CLI::App& command, std::vector<std::filesystem::path>& gates,
+                      PlanOptions& options) {
+  command.add_option("--gates", gates, "Gates files: a plan for each, named as the file")
+      ->delimiter(',');
+  command
+      .add_option("--sparsity", options.sparsity,
+                  "Share of the modules that stream, for --gates and --plans")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  add_pattern_options(command, options.pattern);
+}
 
 NamedPlan plan_by_name(const std::string& name, const Transformer& model,
                        const Checkpoint& checkpoint, const PlanOptions& options) {

@@ -2,11 +2,16 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "loza/attention/pattern.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/evaluate/run.h"
 #include "loza/model/transformer.h"
+
+namespace CLI {
+class App;
+}
 
 // Plans by the names that a command line has for them.
 namespace loza::cli {
@@ -17,6 +22,11 @@ struct PlanOptions {
   double sparsity = 0.5;
   BlockPattern pattern;
 };
+
+// Registers --gates, --sparsity and the pattern's options; their values are the defaults. Both must
+// live as long as the command.
+void add_plan_options(CLI::App& command, std::vector<std::filesystem::path>& gates,
+                      PlanOptions& options);
 
 // "config" (as the model's config.json says), "dense", "streaming" (every module), or a
 // criterion that needs no documents: "interleaved", "interleaved-odd", "first", "last",
