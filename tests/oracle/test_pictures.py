@@ -198,3 +198,16 @@ def test_documents_show_what_the_runs_have(tmp_path):
     assert "<!-- peers:llama-cpp -->" in (ROOT / "README.md").read_text()
     for name in ["attention-roofline.svg", "beside-llama-cpp.svg"]:
         assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), name
+
+
+@pytest.mark.parametrize("text, expected", [
+    (None, "No such file"), ("no JSON", "expected the JSON of a run, got"),
+    ("[]", "expected the JSON of a run with"), ("{}", "expected the JSON of a run with")])
+def test_what_is_no_run_is_one_line(text, expected, tmp_path):
+    run, svg = tmp_path / "run.json", tmp_path / "drawn.svg"
+    if text is not None:
+        run.write_text(text)
+    for command in ([ROOFLINE, run, svg], [PEERS, "--from", run, "--plot", svg]):
+        ended = done(*command)
+        assert ended.returncode == 1 and not svg.exists()
+        assert f"{run}: {expected}" in ended.stderr and ended.stderr.count("\n") == 1
