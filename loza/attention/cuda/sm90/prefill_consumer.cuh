@@ -25,7 +25,6 @@ __device__ __forceinline__ constexpr int prefill_fragment(int group, int half, i
   return 4 * group + 2 * half + e;
 }
 
-inline constexpr int kScoreGroups = kTileLen / 8;
 inline constexpr int kValueSteps = kTileLen / 16;
 
 // Registers of a consumer thread for one tile.
@@ -49,7 +48,6 @@ struct PrefillState {
   }
 };
 
-using Scores128 = float[kTileLen / 2];
 using Fragments = std::uint32_t[kValueSteps][4];  // P as operand of the second product
 
 template <typename Shape>
@@ -65,8 +63,9 @@ struct PrefillConsumer {
 
   // ---- the products ----
 
-  // S [64, 128 keys] = Q K^T, begun.
-  __device__ __forceinline__ void begin_scores(Scores128& scores) {
+  // S [64, 2 * kSize] = Q K^T of the key tile's first keys, begun.
+  template <int kSize>
+  __device__ __forceinline__ void begin_scores(float (&scores)[kSize]) {
     const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q[self.consumer]));
     const Descriptor keys = sub_tile_descriptor(ptx::shared_address(shared.k[k.stage]));
     ptx::wait(&shared.k_full[k.stage], k.parity);
@@ -83,15 +82,17 @@ struct PrefillConsumer {
     wgmma_commit();
   }
 
-  // O += P V, begun.
+  // O += P V of the key tile's first 16 * kSteps keys, begun; kFirst: O = P V.
+  template <int kSteps, bool kFirst>
   __device__ __forceinline__ void begin_values(const Fragments& p) {
     const Descriptor values =
         sub_tile_descriptor(ptx::shared_address(shared.v[v.stage]), Shape::kSubTileBytes);
     await_values();
     wgmma_begin();
 #pragma unroll
-    for (int step = 0; step < kValueSteps; ++step) {
-      wgmma_of_fragment<Element>(state.out, p[step], values + step * kColumnOperandStep, true);
+    for (int step = 0; step < kSteps; ++step) {
+      wgmma_of_fragment<Element>(state.out, p[step], values + step * kColumnOperandStep,
+                                 !kFirst || step > 0);
     }
     wgmma_commit();
   }
@@ -129,9 +130,10 @@ struct PrefillConsumer {
   // ---- between the products ----
 
   // In the tile's own key tile: hides what comes after the query.
-  __device__ __forceinline__ void mask_future(Scores128& scores) const {
+  template <int kSize>
+  __device__ __forceinline__ void mask_future(float (&scores)[kSize]) const {
 #pragma unroll
-    for (int group = 0; group < kScoreGroups; ++group) {
+    for (int group = 0; group < kSize / 4; ++group) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -158,12 +160,13 @@ struct PrefillConsumer {
 
   // The largest score of each row, in log2. In four parts, because one instruction waits for the
   // one before that it depends on, and a warp has no other to run.
-  __device__ __forceinline__ void find_most(const Scores128& scores, float (&most)[2]) const {
+  template <int kSize>
+  __device__ __forceinline__ void find_most(const float (&scores)[kSize], float (&most)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float of[4];
 #pragma unroll
-      for (int group = 0; group < kScoreGroups; ++group) {
+      for (int group = 0; group < kSize / 4; ++group) {
         const float pair = fmaxf(scores[prefill_fragment(group, half, 0)],
                                  scores[prefill_fragment(group, half, 1)]);
         of[group % 4] = group < 4 ? pair : fmaxf(of[group % 4], pair);
@@ -207,9 +210,10 @@ struct PrefillConsumer {
 
   // P = exp2(S - max), summed, and rounded to elements. The product that reads the last P is done:
   // the compiler uses the same registers.
-  __device__ __forceinline__ void exponentiate(const Scores128& scores, Fragments& p) {
+  template <int kSize>
+  __device__ __forceinline__ void exponentiate(const float (&scores)[kSize], Fragments& p) {
 #pragma unroll
-    for (int step = 0; step < kValueSteps; ++step) {
+    for (int step = 0; step < kSize / 8; ++step) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float of[4];
@@ -227,11 +231,11 @@ struct PrefillConsumer {
 
   // ---- one tile ----
 
-  // The tile's own keys: the only ones that are partly hidden.
+  // Key tile 0, the tile's own positions: the only one that is partly hidden. Its first kKeys.
+  template <int kKeys>
   __device__ __forceinline__ void attend_newest(const PrefillTile& tile, Fragments& p) {
-    Scores128 scores;
+    float scores[kKeys / 2];
     float most[2];
-    await_queries();
     begin_scores(scores);
     wgmma_finish(scores);
     end_scores(tile, 0);
@@ -246,40 +250,60 @@ struct PrefillConsumer {
     }
   }
 
+  template <int kSteps, bool kFirst>
   __device__ __forceinline__ void finish_values(const Fragments& p) {
-    begin_values(p);
+    begin_values<kSteps, kFirst>(p);
     wgmma_finish(state.out);
     release_values();
   }
 
-  // The scores of a key tile run beside the values of the one before. The consumers issue products
+  // Key tile i: its scores run beside the values of the one before, P. The consumers issue products
   // in turn, so that one's softmax lies under the other's products.
-  __device__ __forceinline__ void attend_older(const PrefillTile& tile, Fragments& p) {
-    for (int i = 1; i < tile.keys.size(); ++i) {
-      Scores128 scores;
-      float most[2];
-      if (changes_queries(tile, i)) await_queries();
-      ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
-      begin_scores(scores);
-      begin_values(p);
-      ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
-      wgmma_finish<1>(scores);
-      end_scores(tile, i);
-      find_most(scores, most);
-      wgmma_finish(state.out);
-      release_values();
-      follow(most);
-      exponentiate(scores, p);
+  template <int kSteps, bool kFirst>
+  __device__ __forceinline__ void attend_older(const PrefillTile& tile, int i, Fragments& p) {
+    float scores[kTileLen / 2];
+    float most[2];
+    if (changes_queries(tile, i)) await_queries();
+    ptx::sync(kTurn0 + self.consumer, 2 * Shape::kWarpgroup);
+    begin_scores(scores);
+    begin_values<kSteps, kFirst>(p);
+    ptx::arrive_at(kTurn1 - self.consumer, 2 * Shape::kWarpgroup);
+    wgmma_finish<1>(scores);
+    end_scores(tile, i);
+    find_most(scores, most);
+    wgmma_finish(state.out);
+    release_values();
+    follow(most);
+    exponentiate(scores, p);
+  }
+
+  // Key tiles 0 and 1. Of the first, keys after kKeys are hidden from all of the consumer's
+  // queries.
+  template <int kKeys>
+  __device__ __forceinline__ void attend_two_newest(const PrefillTile& tile, Fragments& p) {
+    attend_newest<kKeys>(tile, p);
+    if (tile.keys.size() == 1) {
+      finish_values<kKeys / 16, true>(p);
+    } else {
+      attend_older<kKeys / 16, true>(tile, 1, p);
     }
-    finish_values(p);
   }
 
   __device__ __forceinline__ void attend(const PrefillTile& tile) {
-    state.clear();
-    if (tile.keys.size() == 0) return;
+    if (tile.keys.size() == 0) {
+      state.clear();
+      return;
+    }
     Fragments p;
-    attend_newest(tile, p);
-    attend_older(tile, p);
+    await_queries();
+    if (self.consumer == 0) {
+      attend_two_newest<kTileLen / 2>(tile, p);
+    } else {
+      attend_two_newest<kTileLen>(tile, p);
+    }
+    if (tile.keys.size() == 1) return;
+    for (int i = 2; i < tile.keys.size(); ++i) attend_older<kValueSteps, false>(tile, i, p);
+    finish_values<kValueSteps, false>(p);
   }
 
   // ---- the output ----
