@@ -8,6 +8,7 @@
 #include "loza/base/check.h"
 #include "loza/base/parallel_for.h"
 #include "loza/model/cpu/row_kernels.h"
+#include "loza/model/on_gpu.h"
 
 namespace loza {
 namespace {
@@ -181,8 +182,9 @@ at::Tensor rotate_by_rows(const at::Tensor& strided, const at::Tensor& cos, cons
 // sin_sign -1 turns back, which is how gradients turn, too.
 at::Tensor turned(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
                   std::int64_t prefix, bool interleaved, float sin_sign) {
-  return has_row_kernels(x) ? rotate_by_rows(x, cos, sin, prefix, interleaved, sin_sign)
-                            : rotate_by_torch(x, cos, sin, prefix, interleaved, sin_sign);
+  if (has_row_kernels(x)) return rotate_by_rows(x, cos, sin, prefix, interleaved, sin_sign);
+  return on_gpu::takes(x) ? on_gpu::rotate(x, cos, sin, prefix, interleaved, sin_sign)
+                          : rotate_by_torch(x, cos, sin, prefix, interleaved, sin_sign);
 }
 
 class Rotate : public torch::autograd::Function<Rotate> {
@@ -219,6 +221,7 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
     return at::GradMode::is_enabled() ? Swiglu::apply(gate_up)
                                       : swiglu_by_rows(with_contiguous_rows(gate_up));
   }
+  if (!at::GradMode::is_enabled() && on_gpu::takes(gate_up)) return on_gpu::swiglu(gate_up);
   const std::int64_t size = gate_up.size(-1) / 2;
   return at::silu(gate_up.narrow(-1, 0, size)) * gate_up.narrow(-1, size, size);
 }

@@ -7,7 +7,8 @@
 #include "loza/model/rope.h"
 
 // What a layer does to single numbers, each in one pass over memory: on the CPU in fp32 and
-// bf16 by loops of our own (cpu/row_kernels.h), elsewhere by torch operations. All are
+// bf16 by loops of our own (cpu/row_kernels.h), on a Hopper GPU by kernels where they save launches
+// (cuda/row_kernels.h), elsewhere by torch operations. All are
 // differentiable, and give the same numbers with and without autograd.
 namespace loza {
 
