@@ -17,6 +17,7 @@
 #include "loza/checkpoint/tensor.h"
 #include "loza/engine/device_memory.h"
 #include "loza/engine/kv_cache.h"
+#include "loza/engine/step_runner.h"
 #include "loza/model/plan.h"
 #include "loza/model/transformer.h"
 
@@ -67,22 +68,25 @@ at::Tensor cached_logits(const Transformer& model, const AttentionPlan& plan,
                          const std::vector<std::int64_t>& ids, std::int64_t num_decoded,
                          std::int64_t first_position) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
-  const at::Tensor all_ids = torch::tensor(ids, at::kLong).to(model.device());
   KvCache cache(
       kv_row_of(model.config(), kv_dtype(model.dtype())), plan.patterns,
       {.max_sequences = 1, .num_tokens = num_tokens, .allocate = kv_allocator(model.device())});
   const KvSequence sequence = cache.open(num_tokens);
+  StepRunner steps(model, plan, cache);
   std::vector<at::Tensor> logits;
   const auto run = [&](std::int64_t begin, std::int64_t end) {
     cache.append(sequence, end - begin);
-    ForwardBatch batch;
-    batch.ids = all_ids.slice(0, begin, end);
-    batch.places = at::arange(begin, end, all_ids.options());
-    batch.positions = batch.places + first_position;
-    batch.offsets = {0, end - begin};
-    batch.plan = &plan;
-    batch.kv = &cache.views({sequence});
-    logits.push_back(model.logits(model.forward(batch)));
+    StepTokens tokens;
+    std::vector<std::int64_t> rows;
+    for (std::int64_t place = begin; place < end; ++place) {
+      tokens.ids.push_back(ids[static_cast<std::size_t>(place)]);
+      tokens.places.push_back(place);
+      tokens.positions.push_back(place + first_position);
+      rows.push_back(place - begin);
+    }
+    tokens.offsets.push_back(end - begin);
+    tokens.sequences = {sequence};
+    logits.push_back(steps.logits(tokens, rows));
   };
   const std::int64_t prefilled = num_tokens - num_decoded;
   if (prefilled > 0) run(0, prefilled);

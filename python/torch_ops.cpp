@@ -99,7 +99,7 @@ at::Tensor attend_paged_op(const at::Tensor& q, const at::Tensor& pages,
   if (q.is_cpu()) return attend_paged(queries, kv, batch, num_key_heads, v_size, of, scale);
   if (on_hopper::check_paged(queries, kv, batch, num_key_heads, v_size, of, scale).ok()) {
     return on_hopper::attend_paged_on_device(queries, kv, batch, num_key_heads, v_size, of, scale,
-                                             max_length);
+                                             max_length, /*stable_prefix=*/false);
   }
   const at::Tensor table_on_host = page_table.cpu(), lengths_on_host = lengths.cpu();
   return attend_paged(queries, view(table_on_host, lengths_on_host), batch, num_key_heads, v_size,

@@ -139,6 +139,21 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
                                  attend);
 }
 
+bool can_attend_on_device(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
+                          std::int64_t num_key_heads, std::int64_t v_size,
+                          const BlockPattern& pattern, double scale) {
+  return on_hopper::check_paged(queries, kv, num_sequences, num_key_heads, v_size, pattern, scale)
+      .ok();
+}
+
+at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
+                                  std::int64_t num_sequences, std::int64_t num_key_heads,
+                                  std::int64_t v_size, const BlockPattern& pattern, double scale,
+                                  std::int64_t max_length) {
+  return on_hopper::attend_paged_on_device(queries, kv, num_sequences, num_key_heads, v_size,
+                                           pattern, scale, max_length, /*stable_prefix=*/true);
+}
+
 std::pair<at::Tensor, at::Tensor> merge(const at::Tensor& out_a, const at::Tensor& lse_a,
                                         const at::Tensor& out_b, const at::Tensor& lse_b) {
   LOZA_CHECK(out_a.dim() == 3 && out_a.sizes() == out_b.sizes() &&

@@ -55,6 +55,21 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
                         std::int64_t num_key_heads, std::int64_t v_size,
                         const BlockPattern& pattern, double scale);
 
+// The same where the page table and the lengths lie on the device too, and nothing is read from
+// there on the host: a CUDA graph captures the call, and its replays read the lengths and tables of
+// that moment. `max_length` bounds the lengths. The caller's word (Inputs::kStablePrefix,
+// cuda/decode.h): the operation before this one on the stream wrote nothing that is read here but
+// queries and rows of the pages that hold the new tokens.
+at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
+                                  std::int64_t num_sequences, std::int64_t num_key_heads,
+                                  std::int64_t v_size, const BlockPattern& pattern, double scale,
+                                  std::int64_t max_length);
+// Whether it takes such a call: by the queries' device, dtype and sizes, the view's sizes and the
+// pattern.
+bool can_attend_on_device(const Queries& queries, const PagedKvView& kv, std::int64_t num_sequences,
+                          std::int64_t num_key_heads, std::int64_t v_size,
+                          const BlockPattern& pattern, double scale);
+
 // Two attentions of the same queries over different keys, as one: out [T, H, V] and lse [T, H] fp32
 // of each. A part that saw nothing (lse -inf) adds nothing. No gradients.
 std::pair<at::Tensor, at::Tensor> merge(const at::Tensor& out_a, const at::Tensor& lse_a,

@@ -233,13 +233,14 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
   // One plan while lengths grow to the next power of two.
   const auto max_length = std::bit_ceil(static_cast<std::uint64_t>(longest));
   return attend_paged_on_device(queries, on_device, num_sequences, num_key_heads, v_size, pattern,
-                                scale, static_cast<std::int64_t>(max_length));
+                                scale, static_cast<std::int64_t>(max_length),
+                                /*stable_prefix=*/false);
 }
 
 at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
                                   std::int64_t num_sequences, std::int64_t num_key_heads,
                                   std::int64_t v_size, const BlockPattern& pattern, double scale,
-                                  std::int64_t max_length) {
+                                  std::int64_t max_length, bool stable_prefix) {
   const at::NoGradGuard no_grad;
   const c10::cuda::CUDAGuard guard(queries.q.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
@@ -255,8 +256,9 @@ at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
   params.out = view_of_heads(out);
   const cuda::DecodePlan plan = cuda::plan_decode(params, max_length);
   const at::Tensor& workspace = workspaces.get(params, plan, stream);
-  expect_ok(cuda::decode(params, plan, workspace.data_ptr(),
-                         static_cast<std::size_t>(workspace.numel()), stream));
+  expect_ok(cuda::decode(
+      params, plan, workspace.data_ptr(), static_cast<std::size_t>(workspace.numel()), stream,
+      stable_prefix ? cuda::Inputs::kStablePrefix : cuda::Inputs::kFromPreviousKernel));
   return out;
 }
 

@@ -31,11 +31,12 @@ at::Tensor attend_paged(const Queries& queries, const PagedKvView& kv, std::int6
                         const BlockPattern& pattern, double scale);
 
 // The same with the table and the lengths on the device too, and nothing read from there: a call
-// that a CUDA graph can capture. `max_length` bounds the lengths.
+// that a CUDA graph can capture. `max_length` bounds the lengths; stable_prefix is the promise of
+// Inputs::kStablePrefix (cuda/decode.h).
 at::Tensor attend_paged_on_device(const Queries& queries, const PagedKvView& kv,
                                   std::int64_t num_sequences, std::int64_t num_key_heads,
                                   std::int64_t v_size, const BlockPattern& pattern, double scale,
-                                  std::int64_t max_length);
+                                  std::int64_t max_length, bool stable_prefix);
 
 // Whether merge() takes outputs like `out` [T, H, V].
 cuda::Status check_merge(const at::Tensor& out);

@@ -79,7 +79,8 @@ struct BackwardParams {
 // Table entries of pages that no query sees are never used to form an address.
 struct PagedKvView {
   DType dtype = DType::kF32;
-  void* pages = nullptr;  // [num_pages, page_len, row]
+  void* pages = nullptr;       // [num_pages, page_len, row]
+  std::int64_t num_pages = 0;  // 0: not said; kernels do not ask
   std::int64_t page_stride = 0, row_stride = 0;
   std::int64_t page_len = 0;       // divides block_size
   std::int64_t k_head_stride = 0;  // between key heads of a row

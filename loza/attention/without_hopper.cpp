@@ -37,7 +37,7 @@ at::Tensor attend_paged(const Queries&, const PagedKvView&, std::int64_t, std::i
 }
 
 at::Tensor attend_paged_on_device(const Queries&, const PagedKvView&, std::int64_t, std::int64_t,
-                                  std::int64_t, const BlockPattern&, double, std::int64_t) {
+                                  std::int64_t, const BlockPattern&, double, std::int64_t, bool) {
   LOZA_CHECK(false, not_built().message);
   return {};
 }

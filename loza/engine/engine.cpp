@@ -1,7 +1,6 @@
 #include "loza/engine/engine.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,10 +16,6 @@ namespace {
 
 double ms_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - begin).count();
-}
-
-at::Tensor tensor_of(const std::vector<std::int64_t>& values) {
-  return at::tensor(values, at::kLong);
 }
 
 void show(Sequence& sequence, const std::string& piece) {
@@ -41,6 +36,7 @@ Engine::Engine(const Transformer& model, AttentionPlan plan, const Tokenizer* to
       cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan_.patterns,
              {options.max_sequences, options.num_tokens, options.budget_bytes, options.poison,
               kv_allocator(model.device())}),
+      runner_(model_, plan_, cache_),
       scheduler_(cache_,
                  options.chunk_len > 0 ? options.chunk_len : usual_chunk_len(model.device())) {
   LOZA_CHECK(plan_.num_modules() == model.config().num_modules(), plan_.num_modules(),
@@ -62,33 +58,19 @@ std::vector<Completion> Engine::step() {
 }
 
 at::Tensor Engine::run(const std::vector<Piece>& pieces) {
-  c10::InferenceMode no_gradients;
-  std::vector<std::int64_t> ids, positions, sampled_rows;
-  std::vector<KvSequence> sequences;
-  ForwardBatch batch;
-  batch.offsets = {0};
+  StepTokens tokens;
+  std::vector<std::int64_t> sampled_rows;
   for (const Piece& piece : pieces) {
     const Sequence& sequence = *piece.sequence;
     for (std::int64_t i = 0; i < piece.num_new; ++i) {
-      positions.push_back(sequence.num_computed + i);
-      ids.push_back(sequence.ids[static_cast<std::size_t>(positions.back())]);
+      tokens.positions.push_back(sequence.num_computed + i);
+      tokens.ids.push_back(sequence.ids[static_cast<std::size_t>(tokens.positions.back())]);
     }
-    batch.offsets.push_back(static_cast<std::int64_t>(ids.size()));
-    if (piece.ends_pending()) sampled_rows.push_back(batch.offsets.back() - 1);
-    sequences.push_back(*sequence.kv);
+    tokens.offsets.push_back(static_cast<std::int64_t>(tokens.ids.size()));
+    if (piece.ends_pending()) sampled_rows.push_back(tokens.offsets.back() - 1);
+    tokens.sequences.push_back(*sequence.kv);
   }
-  batch.ids = tensor_of(ids).to(model_.device());
-  batch.positions = tensor_of(positions).to(model_.device());
-  batch.plan = &plan_;
-  batch.kv = &cache_.views(sequences);
-  const at::Tensor hidden = model_.forward(batch);
-  if (sampled_rows.empty()) return at::empty({0, model_.config().vocab_size}, at::kFloat);
-  const bool all_rows = sampled_rows.size() == ids.size();
-  return model_
-      .logits(all_rows ? hidden
-                       : hidden.index_select(0, tensor_of(sampled_rows).to(hidden.device())))
-      .to(at::kCPU)
-      .contiguous();
+  return runner_.logits(tokens, sampled_rows).to(at::kCPU).contiguous();
 }
 
 void Engine::sample(const std::vector<Piece>& pieces, const at::Tensor& logits) {

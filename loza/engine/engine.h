@@ -9,6 +9,7 @@
 #include "loza/engine/kv_cache.h"
 #include "loza/engine/request.h"
 #include "loza/engine/scheduler.h"
+#include "loza/engine/step_runner.h"
 #include "loza/model/plan.h"
 #include "loza/model/transformer.h"
 #include "loza/tokenizer/tokenizer.h"
@@ -62,10 +63,11 @@ class Engine {
   Completion generate(Request request);
 
   const KvCache& cache() const { return cache_; }
+  const StepRunner& runner() const { return runner_; }
   const AttentionPlan& plan() const { return plan_; }
 
  private:
-  // -> logits of the pieces that end their sequence's pending tokens [N, vocab] fp32
+  // -> logits of the pieces that end their sequence's pending tokens [N, vocab] fp32, on the CPU
   at::Tensor run(const std::vector<Piece>& pieces);
   void sample(const std::vector<Piece>& pieces, const at::Tensor& logits);
   std::vector<Completion> settle();
@@ -76,6 +78,7 @@ class Engine {
   AttentionPlan plan_;
   const Tokenizer* tokenizer_;
   KvCache cache_;
+  StepRunner runner_;
   Scheduler scheduler_;
   std::int64_t next_id_ = 0;
 };

@@ -80,7 +80,9 @@ std::int64_t KvPages::fill_table(const std::vector<std::int32_t>& batch,
 
 PagedKvView KvPages::view(std::int64_t module_idx) const {
   const std::int64_t stretch = pool_.num_pages() * page_len_ * row_.size_bytes();
-  return view_of(row_, page_len_, memory_.data() + module_idx * stretch);
+  PagedKvView view = view_of(row_, page_len_, memory_.data() + module_idx * stretch);
+  view.num_pages = pool_.num_pages();
+  return view;
 }
 
 void KvPages::poison_page(std::int32_t page) {

@@ -44,6 +44,7 @@ PagedKvView KvRing::view(std::int64_t module_idx) const {
   const std::int64_t stretch =
       max_sequences_ * num_pages_per_sequence() * page_len_ * row_.size_bytes();
   PagedKvView view = view_of(row_, page_len_, memory_.data() + module_idx * stretch);
+  view.num_pages = max_sequences_ * num_pages_per_sequence();
   view.sink_pages = sink_pages_;
   view.ring_pages = ring_pages_;
   return view;

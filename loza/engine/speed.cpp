@@ -1,15 +1,18 @@
 #include "loza/engine/speed.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <span>
+#include <vector>
 
 #include "loza/base/check.h"
 #include "loza/base/random.h"
 #include "loza/engine/device_memory.h"
 #include "loza/engine/engine.h"
+#include "loza/engine/step_runner.h"
 
 namespace loza {
 namespace {
@@ -29,10 +32,10 @@ class Runner {
  public:
   Runner(const Transformer& model, const AttentionPlan& plan, std::int64_t max_len,
          std::int64_t budget_bytes)
-      : model_(model),
-        plan_(plan),
+      : plan_(plan),
         cache_(kv_row_of(model.config(), attention::dtype_of(model.dtype())), plan.patterns,
                {1, max_len, budget_bytes, /*poison=*/false, kv_allocator(model.device())}),
+        steps_(model, plan_, cache_),
         max_len_(max_len),
         sequence_(cache_.open(max_len)) {}
 
@@ -41,46 +44,50 @@ class Runner {
     sequence_ = cache_.open(max_len_);
   }
 
-  // ids [T] -> the most likely next id.
-  std::int64_t feed(const at::Tensor& ids) {
+  // The most likely id after `ids`.
+  std::int64_t feed(std::span<const std::int64_t> ids) {
     const std::int64_t begin = cache_.length(sequence_);
-    cache_.append(sequence_, ids.size(0));
-    ForwardBatch batch;
-    batch.ids = ids.to(model_.device());
-    batch.positions = at::arange(begin, begin + ids.size(0), batch.ids.options());
-    batch.offsets = {0, ids.size(0)};
-    batch.plan = &plan_;
-    batch.kv = &cache_.views({sequence_});
-    const at::Tensor hidden = model_.forward(batch);
-    return model_.logits(hidden.slice(0, hidden.size(0) - 1)).argmax().item<std::int64_t>();
+    const auto num_new = static_cast<std::int64_t>(ids.size());
+    cache_.append(sequence_, num_new);
+    StepTokens tokens;
+    tokens.ids.assign(ids.begin(), ids.end());
+    tokens.positions.resize(ids.size());
+    std::iota(tokens.positions.begin(), tokens.positions.end(), begin);
+    tokens.offsets.push_back(num_new);
+    tokens.sequences = {sequence_};
+    return steps_.logits(tokens, {num_new - 1}).argmax().item<std::int64_t>();
   }
 
-  std::int64_t feed_prompt(const at::Tensor& prompt, std::int64_t chunk_len) {
+  std::int64_t feed_prompt(std::span<const std::int64_t> prompt, std::int64_t chunk_len) {
     std::int64_t next = 0;
-    for (const at::Tensor& chunk : prompt.split(chunk_len)) next = feed(chunk);
+    while (!prompt.empty()) {
+      const auto chunk = prompt.first(std::min(prompt.size(), static_cast<std::size_t>(chunk_len)));
+      next = feed(chunk);
+      prompt = prompt.subspan(chunk.size());
+    }
     return next;
   }
 
   std::int64_t feed_greedy(std::int64_t id, std::int64_t num_tokens) {
-    for (std::int64_t i = 0; i < num_tokens; ++i) id = feed(at::full({1}, id, at::kLong));
+    for (std::int64_t i = 0; i < num_tokens; ++i) id = feed({&id, 1});
     return id;
   }
 
   KvBytes kv_bytes() const { return cache_.used_bytes(); }
 
  private:
-  const Transformer& model_;
-  const AttentionPlan& plan_;
+  AttentionPlan plan_;
   KvCache cache_;
+  StepRunner steps_;
   std::int64_t max_len_;
   KvSequence sequence_;
 };
 
-at::Tensor random_prompt(std::int64_t length, std::int64_t vocab_size, std::uint64_t seed) {
+std::vector<std::int64_t> random_prompt(std::int64_t length, std::int64_t vocab_size,
+                                        std::uint64_t seed) {
   Random random(seed);
-  at::Tensor ids = at::empty({length}, at::kLong);
-  auto* id = ids.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < length; ++i) id[i] = random.below(vocab_size);
+  std::vector<std::int64_t> ids(static_cast<std::size_t>(length));
+  for (std::int64_t& id : ids) id = random.below(vocab_size);
   return ids;
 }
 
@@ -104,13 +111,13 @@ Speed measure_speed(const Transformer& model, const AttentionPlan& plan, std::in
              options.chunk_len, options.num_decoded);
   const std::int64_t chunk_len =
       options.chunk_len > 0 ? options.chunk_len : usual_chunk_len(model.device());
-  c10::InferenceMode no_gradients;
   // Decode warms up with its first tokens, and each repeat continues where the last one ended.
   constexpr std::int64_t kWarmUp = 4;
   const std::int64_t max_len = length + kWarmUp + options.repeats * options.num_decoded;
   Runner runner(model, plan, max_len, options.budget_bytes);
-  const at::Tensor prompt = random_prompt(length, model.config().vocab_size, options.seed);
-  runner.feed(prompt.slice(0, 0, std::min(length, chunk_len)));
+  const std::vector<std::int64_t> prompt =
+      random_prompt(length, model.config().vocab_size, options.seed);
+  runner.feed(std::span(prompt).first(static_cast<std::size_t>(std::min(length, chunk_len))));
 
   Speed speed;
   speed.length = length;

@@ -8,6 +8,7 @@
 #include "loza/base/check.h"
 #include "loza/model/elementwise.h"
 #include "loza/model/gqa.h"
+#include "loza/model/kv_rows.h"
 #include "loza/model/mla.h"
 
 namespace loza {
@@ -15,6 +16,7 @@ namespace {
 
 ForwardContext::Mode mode_of(const ForwardBatch& batch) {
   if (batch.core != nullptr) return ForwardContext::Mode::kCore;
+  if (batch.on_device != nullptr) return ForwardContext::Mode::kDecode;
   const std::int64_t len = batch.offsets[1] - batch.offsets[0];
   bool equal = len >= 1 && len <= ForwardBatch::kMaxDecodeTokens;
   for (std::size_t b = 1; b + 1 < batch.offsets.size(); ++b) {
@@ -77,7 +79,24 @@ const ModuleRotation& ForwardContext::rotation(std::int64_t module_idx) const {
 }
 
 const PagedKvView& ForwardContext::kv(std::int64_t module_idx) const {
-  return (*batch.kv)[static_cast<std::size_t>(module_idx)];
+  const auto module = static_cast<std::size_t>(module_idx);
+  return batch.on_device != nullptr ? batch.on_device->modules[module].kv : (*batch.kv)[module];
+}
+
+at::Tensor ForwardContext::decode(std::int64_t module_idx, const attention::Queries& queries,
+                                  const at::Tensor& rows, std::int64_t num_key_heads,
+                                  std::int64_t v_size) const {
+  const BlockPattern of_module = pattern(module_idx);
+  const double scale = rotation(module_idx).softmax_scale;
+  if (batch.on_device == nullptr) {
+    write_rows(kv(module_idx), batch.offsets, rows);
+    return attention::attend_paged(queries, kv(module_idx), num_sequences(), num_key_heads, v_size,
+                                   of_module, scale);
+  }
+  const auto& module = batch.on_device->modules[static_cast<std::size_t>(module_idx)];
+  write_rows(module.kv, module.new_rows, rows);
+  return attention::attend_paged_on_device(queries, module.kv, num_sequences(), num_key_heads,
+                                           v_size, of_module, scale, batch.on_device->max_length);
 }
 
 std::unique_ptr<AttentionModule> make_attention(Weights& weights, const std::string& name,

@@ -50,6 +50,11 @@ struct ForwardContext {
   const ModuleRotation& rotation(std::int64_t module_idx) const;
   const PagedKvView& kv(std::int64_t module_idx) const;  // with pages
 
+  // Mode kDecode: leaves the new tokens' rows [T, row] in the module's pages, then attends over
+  // them: queries [T, H, D] -> [T, H, V].
+  at::Tensor decode(std::int64_t module_idx, const attention::Queries& queries,
+                    const at::Tensor& rows, std::int64_t num_key_heads, std::int64_t v_size) const;
+
  private:
   ModuleRotation full_;
   std::vector<std::pair<BlockPattern, ModuleRotation>> streaming_;  // one a pattern

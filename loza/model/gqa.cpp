@@ -57,9 +57,7 @@ at::Tensor Gqa::attend(const attention::Queries& queries, const at::Tensor& rows
       kv.k_head_stride == size_ && kv.v_offset == key_heads_ * size_ && kv.v_head_stride == size_,
       kv.k_head_stride, kv.v_offset, kv.v_head_stride);
   if (context.mode == ForwardContext::Mode::kDecode) {
-    write_rows(kv, context.batch.offsets, rows);
-    return attention::attend_paged(queries, kv, context.num_sequences(), key_heads_, size_, pattern,
-                                   scale);
+    return context.decode(module_idx_, queries, rows, key_heads_, size_);
   }
   const ChunkRows chunk = gather_chunk(kv, pattern, context.batch.offsets, rows);
   const at::Tensor kv_heads = chunk.rows.view({chunk.rows.size(0), 2 * key_heads_, size_});

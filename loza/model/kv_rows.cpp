@@ -151,4 +151,12 @@ void write_rows(const PagedKvView& kv, const std::vector<std::int64_t>& offsets,
   }
 }
 
+void write_rows(const PagedKvView& kv, const at::Tensor& places, const at::Tensor& new_rows) {
+  LOZA_CHECK(kv.num_pages > 0 && kv.page_stride == kv.page_len * kv.row_stride, kv.num_pages,
+             kv.page_stride);
+  check_rows(kv, new_rows);
+  at::Tensor rows = attention::all_rows(kv, {{0, kv.num_pages * kv.page_len}}, new_rows.options());
+  rows.narrow(1, 0, new_rows.size(1)).index_copy_(0, places, new_rows);
+}
+
 }  // namespace loza

@@ -29,4 +29,8 @@ ChunkRows gather_chunk(const PagedKvView& kv, const BlockPattern& pattern,
 void write_rows(const PagedKvView& kv, const std::vector<std::int64_t>& offsets,
                 const at::Tensor& new_rows);
 
+// The same of one new row a sequence, whose places [B] int64 are on the device as the pages are:
+// rows counted over all pages. REQUIRES: kv says how many pages there are.
+void write_rows(const PagedKvView& kv, const at::Tensor& places, const at::Tensor& new_rows);
+
 }  // namespace loza

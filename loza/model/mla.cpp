@@ -100,9 +100,7 @@ at::Tensor Mla::prefill(const attention::Queries& queries, const at::Tensor& row
 
 at::Tensor Mla::decode(const attention::Queries& queries, const at::Tensor& rows,
                        const ForwardContext& context) const {
-  const PagedKvView& kv = context.kv(module_idx_);
-  LOZA_CHECK(kv.v_offset == 0, kv.v_offset);
-  write_rows(kv, context.batch.offsets, rows);
+  LOZA_CHECK(context.kv(module_idx_).v_offset == 0, context.kv(module_idx_).v_offset);
   const at::Tensor weight = kv_b_.weight().view({heads_, nope_size_ + v_size_, latent_size_});
   const at::Tensor key_weight = weight.narrow(1, 0, nope_size_);          // [H, nope, R]
   const at::Tensor value_weight = weight.narrow(1, nope_size_, v_size_);  // [H, V, R]
@@ -113,10 +111,8 @@ at::Tensor Mla::decode(const attention::Queries& queries, const at::Tensor& rows
   };
   const attention::Queries row_queries(
       row_of(queries.q), queries.sink_q.defined() ? row_of(queries.sink_q) : at::Tensor());
-  const at::Tensor latent =
-      attention::attend_paged(row_queries, kv, context.num_sequences(), /*num_key_heads=*/1,
-                              latent_size_, context.pattern(module_idx_),
-                              context.rotation(module_idx_).softmax_scale);  // [T, H, R]
+  const at::Tensor latent = context.decode(module_idx_, row_queries, rows, /*num_key_heads=*/1,
+                                           latent_size_);  // [T, H, R]
   return head_product(latent, value_weight.transpose(1, 2));
 }
 

@@ -98,7 +98,7 @@ void refuse_extra_tensors(const Checkpoint& checkpoint, const std::set<std::stri
 }
 
 void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
-  LOZA_CHECK((batch.core != nullptr) != (batch.kv != nullptr));
+  LOZA_CHECK((batch.core != nullptr) + (batch.kv != nullptr) + (batch.on_device != nullptr) == 1);
   LOZA_CHECK(batch.offsets.size() >= 2 && batch.offsets.front() == 0, batch.offsets.size());
   LOZA_CHECK(batch.ids.dim() == 1 && batch.offsets.back() == batch.ids.size(0),
              batch.offsets.back(), batch.ids.size(0));
@@ -106,11 +106,16 @@ void check_batch(const ForwardBatch& batch, const ModelConfig& config) {
   LOZA_CHECK(!batch.places.defined() || batch.places.sizes() == batch.ids.sizes());
   LOZA_CHECK(batch.begin_layer >= 0 && batch.begin_layer <= config.num_layers, batch.begin_layer);
   LOZA_CHECK(batch.hidden.defined() || batch.begin_layer == 0, batch.begin_layer);
-  if (batch.kv == nullptr) return;
+  if (batch.core != nullptr) return;
   LOZA_CHECK(batch.plan != nullptr);
   LOZA_CHECK(!batch.hidden.defined() && batch.layer_inputs == nullptr);
   LOZA_CHECK(batch.plan->num_modules() == config.num_modules(), batch.plan->num_modules());
-  LOZA_CHECK(static_cast<std::int64_t>(batch.kv->size()) == config.num_modules(), batch.kv->size());
+  const std::size_t num_views =
+      batch.kv != nullptr ? batch.kv->size() : batch.on_device->modules.size();
+  LOZA_CHECK(static_cast<std::int64_t>(num_views) == config.num_modules(), num_views);
+  LOZA_CHECK(batch.on_device == nullptr ||
+                 static_cast<std::size_t>(batch.ids.size(0)) + 1 == batch.offsets.size(),
+             batch.ids.size(0), batch.offsets.size());
 }
 
 }  // namespace
@@ -173,7 +178,7 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
   check_batch(batch, impl_->config);
   // Pages are written in place; no gradient passes through them.
   std::optional<at::NoGradGuard> no_grad;
-  if (batch.kv != nullptr) no_grad.emplace();
+  if (batch.core == nullptr) no_grad.emplace();
 
   const double eps = impl_->config.norm_eps;
   // Layers that run again for their gradients still need it then.

@@ -12,6 +12,7 @@
 #include "loza/attention/attention.h"
 #include "loza/checkpoint/checkpoint.h"
 #include "loza/model/config.h"
+#include "loza/model/device_step.h"
 #include "loza/model/plan.h"
 #include "loza/model/weights.h"
 
@@ -47,12 +48,15 @@ class PlannedCore : public AttentionCore {
   AttentionPlan plan_;
 };
 
-// Sequences to run, packed one after the other. Exactly one of `core` and `kv` is set:
+// Sequences to run, packed one after the other. Exactly one of `core`, `kv` and `on_device` is set:
 //   core  whole sequences, no cache: training, calibration, scoring;
 //   kv    the tokens continue what the pages hold; their own rows are written there. The
 //         plan's pattern of each module is used. Sequences of at most kMaxDecodeTokens tokens
 //         that are all of one length decode over the pages; others prefill: visible rows are
-//         gathered, MLA expands its latents.
+//         gathered, MLA expands its latents;
+//   on_device  one token a sequence decodes over the pages, as with kv, but nothing of the pass
+//         depends on the host (device_step.h). REQUIRES: attention::can_attend_on_device() for
+//         every module, and no experts.
 struct ForwardBatch {
   static constexpr std::int64_t kMaxDecodeTokens = 8;
 
@@ -63,8 +67,9 @@ struct ForwardBatch {
   at::Tensor places;
   std::vector<std::int64_t> offsets;  // [B+1] from 0 to T
   AttentionCore* core = nullptr;
-  const AttentionPlan* plan = nullptr;           // with kv
+  const AttentionPlan* plan = nullptr;           // with kv or on_device
   const std::vector<PagedKvView>* kv = nullptr;  // [modules]; lengths include the new tokens
+  const DeviceStep* on_device = nullptr;
 
   // With core and autograd: keep each layer's input alone, and run layers again for gradients.
   bool recompute = false;

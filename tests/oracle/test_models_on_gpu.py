@@ -47,13 +47,19 @@ def test_kernels_change_nothing_that_bf16_does_not(name, plan, tmp_path, monkeyp
     exact = loza_logits(folder, ids, tmp_path, "--dtype", "fp32")
     assert exact.std() > 0.1, "the model says nothing"
     for decoded in (0, 200):
-        found = {}
+        found, bits = {}, {}
         for by in ("loza", "libtorch"):
             monkeypatch.setenv("LOZA_ATTENTION", by)
             logits = loza_logits(folder, ids, tmp_path, "--dtype", "bf16", "--device", "cuda",
                                  "--decode", decoded)
             assert logits.isfinite().all(), by
-            found[by] = divergence(logits, exact)
+            found[by], bits[by] = divergence(logits, exact), logits
         print(f"{name}, {decoded} decoded: KL {found}")
         assert found["loza"] <= 1.25 * found["libtorch"] + 1e-6
         assert found["libtorch"] < 0.02
+    # Steps that are captured as CUDA graphs are the same steps.
+    monkeypatch.setenv("LOZA_ATTENTION", "loza")
+    monkeypatch.setenv("LOZA_CUDA_GRAPHS", "0")
+    steps = loza_logits(folder, ids, tmp_path, "--dtype", "bf16", "--device", "cuda",
+                        "--decode", decoded)
+    assert torch.equal(bits["loza"], steps)
