@@ -137,13 +137,21 @@ bool encode_maps(const ForwardParams& params, const SharedKeyTail& tail, Prefill
          encode(params.v, params.dtype, params.v_size, keys, key_heads, kTileLen, &args.v_map);
 }
 
-// Heads that share keys side by side, and as few together as possible: then neighbours in time are
-// neighbours in position, and find each other's keys in the L2. Under the full pattern a turn's
-// tiles, which are of all lengths, must be enough for two rounds, or some blocks get the longest of
-// every turn.
+// Heads that share keys side by side. Of those that do not, as few together as possible under the
+// full pattern: then neighbours in time are neighbours in position, and find each other's keys in
+// the L2. But a turn's tiles, which are of all lengths, must be enough for two rounds, or some
+// blocks get the longest of every turn. Under a streaming pattern a call of few rounds takes as
+// many as have their windows in the L2: then its last round, which not all blocks have, is made of
+// the shortest tiles of all of them.
 int choose_heads_in_turn(const ForwardParams& params, int num_tiles, int num_blocks) {
   const std::int64_t group = params.num_heads / params.num_key_heads;
-  if (!params.pattern.is_full()) return static_cast<int>(group);
+  if (!params.pattern.is_full()) {
+    constexpr std::int64_t kMostKeyHeads = 32, kFewRounds = 32;
+    if (num_tiles * params.num_heads >= kFewRounds * num_blocks) return static_cast<int>(group);
+    std::int64_t key_heads = std::min(params.num_key_heads, kMostKeyHeads);
+    while (params.num_key_heads % key_heads != 0) --key_heads;
+    return static_cast<int>(key_heads * group);
+  }
   for (std::int64_t key_heads = 1; key_heads <= params.num_key_heads; ++key_heads) {
     if (params.num_key_heads % key_heads == 0 && key_heads * group * num_tiles >= 2 * num_blocks) {
       return static_cast<int>(key_heads * group);

@@ -133,7 +133,7 @@ struct PrefillConsumer {
   template <int kSize>
   __device__ __forceinline__ void mask_future(float (&scores)[kSize]) const {
 #pragma unroll
-    for (int group = 0; group < kSize / 4; ++group) {
+    for (int group = kSize / 4 - Shape::kRows / 8; group < kSize / 4; ++group) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
