@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 
 #include "loza/attention/cpu/tile.h"
@@ -155,23 +156,33 @@ bool pack_panels_of_size(const RowPointers& from, std::int64_t panel_stride, Wor
   return pack_panels_of_size_of<DType::kBF16>(from, panel_stride, to);
 }
 
-void store_row(const float* from, float factor, std::int64_t size, DType dtype, void* to) {
-  for (std::int64_t first = 0; first < size; first += kLanes) {
-    const std::int64_t there = size - first < kLanes ? size - first : kLanes;
-    float room[kLanes] = {};
-    std::memcpy(room, from + first, static_cast<std::size_t>(there) * sizeof(float));
-    const Floats row = load(room) * broadcast(factor);
-    if (dtype == DType::kF32) {
-      store(row, room);
-      std::memcpy(static_cast<float*>(to) + first, room,
-                  static_cast<std::size_t>(there) * sizeof(float));
+template <DType dtype>
+void store_row_of(const float* from, float factor, std::int64_t size, void* to) {
+  const Floats factors = broadcast(factor);
+  const auto store_chunk = [](Floats chunk, void* place) {
+    if constexpr (dtype == DType::kF32) {
+      store(chunk, static_cast<float*>(place));
     } else {
-      std::uint16_t rounded[kLanes];
-      store_bf16(row, rounded);
-      std::memcpy(static_cast<std::uint16_t*>(to) + first, rounded,
-                  static_cast<std::size_t>(there) * sizeof(std::uint16_t));
+      store_bf16(chunk, static_cast<std::uint16_t*>(place));
     }
+  };
+  constexpr std::int64_t kBytes = dtype == DType::kF32 ? 4 : 2;
+  auto* bytes = static_cast<std::byte*>(to);
+  std::int64_t first = 0;
+  for (; first + kLanes <= size; first += kLanes) {
+    store_chunk(load(from + first) * factors, bytes + first * kBytes);
   }
+  if (first == size) return;
+  const std::int64_t left = size - first;
+  float room[kLanes] = {};
+  std::memcpy(room, from + first, static_cast<std::size_t>(left) * sizeof(float));
+  alignas(float) std::byte last[kLanes * kBytes];
+  store_chunk(load(room) * factors, last);
+  std::memcpy(bytes + first * kBytes, last, static_cast<std::size_t>(left * kBytes));
+}
+void store_row(const float* from, float factor, std::int64_t size, DType dtype, void* to) {
+  dtype == DType::kF32 ? store_row_of<DType::kF32>(from, factor, size, to)
+                       : store_row_of<DType::kBF16>(from, factor, size, to);
 }
 
 template <DType dtype>
