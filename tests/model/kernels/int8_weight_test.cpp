@@ -3,59 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <string>
 #include <vector>
 
-#include "loza/attention/cpu/instruction_set.h"
 #include "loza/base/parallel_for.h"
-#include "loza/base/random.h"
-#include "loza/model/cpu/few_rows.h"
-#include "loza/model/cpu/some_rows.h"
+#include "tests/model/kernels/product_fixture.h"
 
 namespace loza::model_cpu {
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-float bf16_to_float(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
-
-// Numbers that bf16 holds exactly, in either dtype.
-struct Matrix {
-  std::int64_t rows, size;
-  std::vector<std::uint16_t> halves;
-  std::vector<float> floats;
-
-  Matrix(std::int64_t rows, std::int64_t size, std::uint64_t seed, float spread = 1)
-      : rows(rows), size(size) {
-    Random random(seed);
-    for (std::int64_t i = 0; i < rows * size; ++i) {
-      set_next((static_cast<float>(random.uniform()) * 2 - 1) * spread);
-    }
-  }
-  void set_next(float value) {
-    halves.push_back(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16));
-    floats.push_back(bf16_to_float(halves.back()));
-  }
-  void set(std::int64_t row, std::int64_t column, float value) {
-    const auto at = static_cast<std::size_t>(row * size + column);
-    halves[at] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16);
-    floats[at] = bf16_to_float(halves[at]);
-  }
-  float operator()(std::int64_t row, std::int64_t column) const {
-    return floats[static_cast<std::size_t>(row * size + column)];
-  }
-  RowsView view(DType dtype) const {
-    const void* data = dtype == DType::kBF16 ? static_cast<const void*>(halves.data())
-                                             : static_cast<const void*>(floats.data());
-    return {data, rows, size, size, dtype};
-  }
-};
+using testing::bf16_to_float, testing::kNan, testing::Matrix, testing::ProductsOf, testing::Shape;
 
 // What a row's number becomes as the header says, slow and in fp64, and by how much it may be
 // off: a step where it stands on the edge between two integers, where fp32 decides.
@@ -84,36 +43,9 @@ std::vector<Quantised> quantised(const Matrix& x, std::int64_t num_terms) {
   return numbers;
 }
 
-class Int8WeightOf : public ::testing::TestWithParam<cpu::InstructionSet> {
- protected:
-  void SetUp() override {
-    before_ = cpu::instruction_set();
-    threads_before_ = num_threads();
-    cpu::set_instruction_set(GetParam());
-    set_num_threads(1);
-  }
-  void TearDown() override {
-    cpu::set_instruction_set(before_);
-    set_num_threads(threads_before_);
-  }
-
- private:
-  cpu::InstructionSet before_ = cpu::InstructionSet::kPortable;
-  int threads_before_ = 1;
-};
+class Int8WeightOf : public ProductsOf {};
 INSTANTIATE_TEST_SUITE_P(Sets, Int8WeightOf, ::testing::ValuesIn(cpu::supported_instruction_sets()),
-                         [](const auto& info) {
-                           std::string name = cpu::instruction_set_name(info.param);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
-
-struct Shape {
-  std::int64_t rows, outputs, size;
-};
-const std::vector<Shape> kShapes = {{1, 1, 1},    {1, 31, 33},  {2, 32, 32},  {3, 33, 64},
-                                    {5, 65, 95},  {6, 7, 100},  {7, 100, 31}, {8, 64, 576},
-                                    {13, 40, 97}, {125, 70, 40}};
+                         testing::set_name);
 
 std::vector<float> product(const Matrix& x, const Int8Weight& weight, std::int64_t num_terms,
                            DType dtype = DType::kF32) {
@@ -125,7 +57,7 @@ std::vector<float> product(const Matrix& x, const Int8Weight& weight, std::int64
 }
 
 TEST_P(Int8WeightOf, EqualsASlowProductOfTheQuantisedNumbers) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : testing::product_shapes()) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const std::int64_t num_terms : {1, 2}) {
         const Matrix x(shape.rows, shape.size, 1, 3), w(shape.outputs, shape.size, 2);
@@ -269,79 +201,6 @@ TEST_P(Int8WeightOf, BitsDependOnNeitherThreadsNorCompany) {
   }
 }
 
-std::vector<float> product_of_few(const Matrix& x, const Matrix& w, DType dtype,
-                                  std::int64_t count) {
-  std::vector<float> out(static_cast<std::size_t>(count * w.rows), kNan);
-  RowsView rows = x.view(dtype);
-  rows.count = count;
-  multiply_few_rows(rows, w.view(dtype), {out.data(), w.rows, DType::kF32});
-  return out;
-}
-
-void expect_slow_product(const Matrix& x, const Matrix& w, const std::vector<float>& out) {
-  for (std::int64_t m = 0; m < x.rows; ++m) {
-    for (std::int64_t n = 0; n < w.rows; ++n) {
-      double sum = 0, magnitude = 0;
-      for (std::int64_t k = 0; k < x.size; ++k) {
-        const double term = static_cast<double>(x(m, k)) * static_cast<double>(w(n, k));
-        sum += term;
-        magnitude += std::fabs(term);
-      }
-      EXPECT_NEAR(out[static_cast<std::size_t>(m * w.rows + n)], sum, 1e-6 * magnitude + 1e-12);
-    }
-  }
-}
-
-TEST_P(Int8WeightOf, FewRowsEqualASlowProduct) {
-  for (const Shape& shape : kShapes) {
-    if (shape.rows > kFewRows) continue;
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      const Matrix x(shape.rows, shape.size, 14), w(shape.outputs, shape.size, 15);
-      const std::vector<float> out = product_of_few(x, w, dtype, shape.rows);
-      expect_slow_product(x, w, out);
-      for (const int threads : {2, 7}) {
-        set_num_threads(threads);
-        EXPECT_EQ(product_of_few(x, w, dtype, shape.rows), out);
-      }
-      set_num_threads(1);
-      const std::vector<float> first = product_of_few(x, w, dtype, 1);
-      EXPECT_TRUE(std::equal(first.begin(), first.end(), out.begin()));
-    }
-  }
-}
-
-TEST_P(Int8WeightOf, SomeRowsEqualASlowProduct) {
-  if (!has_bf16_products()) GTEST_SKIP();
-  for (const Shape& shape : {Shape{1, 5, 40}, {6, 16, 64}, {13, 35, 97}, {kSomeRows, 50, 31}}) {
-    const Matrix x(shape.rows, shape.size, 18), w(shape.outputs, shape.size, 19);
-    const auto product_of = [&](std::int64_t count) {
-      std::vector<float> out(static_cast<std::size_t>(count * w.rows), kNan);
-      RowsView rows = x.view(DType::kBF16);
-      rows.count = count;
-      multiply_some_rows(rows, w.view(DType::kBF16), {out.data(), w.rows, DType::kF32});
-      return out;
-    };
-    const std::vector<float> out = product_of(shape.rows);
-    expect_slow_product(x, w, out);
-    for (const int threads : {2, 7}) {
-      set_num_threads(threads);
-      EXPECT_EQ(product_of(shape.rows), out);
-    }
-    set_num_threads(1);
-    const std::vector<float> first = product_of(1);
-    EXPECT_TRUE(std::equal(first.begin(), first.end(), out.begin()));
-  }
-}
-
-TEST_P(Int8WeightOf, SomeRowsPassOnWhatIsNoNumber) {
-  if (!has_bf16_products()) GTEST_SKIP();
-  Matrix x(8, 50, 20), w(19, 50, 21);
-  x.set(6, 49, kNan);
-  std::vector<float> out(8 * 19);
-  multiply_some_rows(x.view(DType::kBF16), w.view(DType::kBF16), {out.data(), 19, DType::kF32});
-  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 19 == 6) << i;
-}
-
 TEST_P(Int8WeightOf, GroupsOfRowsMeetTheirOwnWeight) {
   const Matrix x(9, 70, 22), w(41, 70, 23), other(41, 70, 24);
   HugePageArena memory;
@@ -357,25 +216,6 @@ TEST_P(Int8WeightOf, GroupsOfRowsMeetTheirOwnWeight) {
   rows.count = 7;
   another.multiply(rows, 1, {expected.data() + 2 * 41, 41, DType::kF32});
   EXPECT_EQ(out, expected);
-
-  std::vector<float> few(9 * 41, kNan), few_expected(9 * 41, kNan);
-  RowsView two = x.view(DType::kF32), seven = rows;
-  two.count = 2;
-  const ProductOut to_two{few.data(), 41, DType::kF32};
-  const ProductOut to_seven{few.data() + 2 * 41, 41, DType::kF32};
-  multiply_few_rows(
-      {{two, w.view(DType::kF32), to_two}, {seven, other.view(DType::kF32), to_seven}});
-  multiply_few_rows(two, w.view(DType::kF32), {few_expected.data(), 41, DType::kF32});
-  multiply_few_rows(seven, other.view(DType::kF32),
-                    {few_expected.data() + 2 * 41, 41, DType::kF32});
-  EXPECT_EQ(few, few_expected);
-}
-
-TEST_P(Int8WeightOf, FewRowsPassOnWhatIsNoNumber) {
-  Matrix x(3, 50, 16), w(9, 50, 17);
-  x.set(1, 49, kNan);
-  const std::vector<float> out = product_of_few(x, w, DType::kBF16, 3);
-  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 9 == 1) << i;
 }
 
 }  // namespace
