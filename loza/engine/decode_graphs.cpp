@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdlib>
 #include <list>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
