@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "loza/attention/attention.h"
+#include "loza/attention/paged_rows.h"
 #include "loza/base/check.h"
 #include "loza/base/error.h"
 #include "loza/model/device_step.h"
@@ -83,14 +84,6 @@ std::size_t group_index(const std::vector<TableGroup>& groups, const PagedKvView
   return i;
 }
 
-// Where position `pos` of a sequence lies: a row, counted over all pages.
-std::int64_t row_at(const PagedKvView& view, std::int64_t sequence_idx, std::int64_t pos) {
-  const std::int64_t slot = page_slot(view, pos / view.page_len);
-  LOZA_CHECK(slot < view.table_stride, slot, view.table_stride);
-  const std::int64_t page = view.page_table[sequence_idx * view.table_stride + slot];
-  return page * view.page_len + pos % view.page_len;
-}
-
 // One shape's steps: memory of the device that does not move, and the graph that reads it.
 class DecodeGraph {
  public:
@@ -139,11 +132,13 @@ class DecodeGraph {
     numbers.insert(numbers.end(), places.begin(), places.end());
     const std::int64_t* lengths = views.front().lengths;
     numbers.insert(numbers.end(), lengths, lengths + num_sequences_);
+    std::vector<attention::RowRun> new_rows;  // of one row each
     for (const TableGroup& group : groups) {
       for (std::int64_t b = 0; b < num_sequences_; ++b) {
-        numbers.push_back(row_at(group.view, b, lengths[b] - 1));
+        attention::add_runs(group.view, b, lengths[b] - 1, lengths[b], new_rows);
       }
     }
+    for (const attention::RowRun& run : new_rows) numbers.push_back(run.first_row);
     copy_to(numbers_, numbers);
     for (std::size_t g = 0; g < groups.size(); ++g) upload_table(groups[g].view, g);
   }
