@@ -26,25 +26,34 @@ LOZA_HOST_DEVICE constexpr int chunk_offset(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row % kSwizzleRows)) * kChunkBytes);
 }
 
-// What wgmma takes for an operand in shared memory.
+// What wgmma takes for an operand in shared memory: 64 bits, of which only the lower 32 differ
+// between operands.
 struct Descriptor {
-  std::uint64_t bits;
+  std::uint32_t low;
 
   // The operand `bytes` further on.
-  LOZA_HOST_DEVICE constexpr Descriptor operator+(int bytes) const {
-    return {bits + static_cast<std::uint64_t>(bytes >> 4)};
+  __device__ __forceinline__ constexpr Descriptor operator+(int bytes) const {
+    return {low + static_cast<std::uint32_t>(bytes >> 4)};
+  }
+  // The distance between groups of 8 rows / 16 from bit 32, and 1 from 62 for the 128-byte swizzle.
+  __device__ __forceinline__ constexpr std::uint64_t bits() const {
+    return std::uint64_t{low} | std::uint64_t{kSubTileAlign >> 4} << 32 | std::uint64_t{1} << 62;
   }
 };
 
-// `address` is in the shared window and a multiple of 1024; a column operand of more than 64
-// columns also says how many bytes on its next sub-tile lies. Bits: address / 16 from 0, that
-// distance / 16 from 16, the distance between groups of 8 rows / 16 from 32, and 1 from 62 for
-// the 128-byte swizzle.
-LOZA_HOST_DEVICE constexpr Descriptor sub_tile_descriptor(std::uint32_t address,
+// `address`, the same in all lanes of the warp, is in the shared window and a multiple of 1024; a
+// column operand of more than 64 columns also says how many bytes on its next sub-tile lies. Bits:
+// address / 16 from 0, that distance / 16 from 16.
+//
+// The products take descriptors from uniform registers. The shuffle tells the compiler that this
+// one is uniform, so that it also computes those of the operands further on there: else each
+// product waits for its descriptor to be brought over from ordinary registers, which takes longer
+// than a narrow product.
+__device__ __forceinline__ Descriptor sub_tile_descriptor(std::uint32_t address,
                                                           int next_sub_tile = 16) {
-  return {std::uint64_t{(address & 0x3FFFF) >> 4} |
-          static_cast<std::uint64_t>(next_sub_tile >> 4) << 16 |
-          std::uint64_t{kSubTileAlign >> 4} << 32 | std::uint64_t{1} << 62};
+  const std::uint32_t low =
+      (address & 0x3FFFF) >> 4 | static_cast<std::uint32_t>(next_sub_tile >> 4) << 16;
+  return {__shfl_sync(0xFFFFFFFF, low, 0)};
 }
 
 // One wgmma contracts 16 elements; the next 16 lie this many bytes on.

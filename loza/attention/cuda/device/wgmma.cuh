@@ -61,7 +61,7 @@ enum class Operand { kRows, kColumns };  // contraction along the columns / alon
                "}, %" a_index ", %" b_index ", accumulate, 1, 1, %" columns_a_index                \
                ", %" columns_b_index ";\n}"                                                        \
                : __VA_ARGS__                                                                       \
-               : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(accumulate)),                      \
+               : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(accumulate)),                  \
                  "n"(kFormA == Operand::kColumns ? 1 : 0),                                         \
                  "n"(kFormB == Operand::kColumns ? 1 : 0))
 #define LOZA_WGMMA_TYPED(shape, ...)             \
@@ -77,7 +77,7 @@ enum class Operand { kRows, kColumns };  // contraction along the columns / alon
                ", 0;\nwgmma.mma_async.sync.aligned." shape "k16.f32." type "." type " {" registers \
                "}, {" a_indices "}, %" b_index ", accumulate, 1, 1, 1;\n}"                         \
                : __VA_ARGS__                                                                       \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits),                          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()),                        \
                  "r"(static_cast<int>(accumulate)))
 #define LOZA_WGMMA_FRAGMENT_TYPED(shape, ...)        \
   if constexpr (std::is_same_v<Element, bf16>) {     \

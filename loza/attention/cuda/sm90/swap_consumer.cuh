@@ -206,6 +206,12 @@ __device__ __forceinline__ std::uint8_t* sub_tile(SwapShared<Shape>& shared,
 }
 
 template <typename Shape>
+__device__ __forceinline__ Descriptor part_descriptor(const SwapShared<Shape>& shared,
+                                                      const PartCursor<Shape>& part) {
+  return sub_tile_descriptor(ptx::shared_address(shared.parts[part.slot]));
+}
+
+template <typename Shape>
 __device__ __forceinline__ void await_part(SwapShared<Shape>& shared,
                                            const PartCursor<Shape>& part) {
   ptx::wait(&shared.full[part.use % 2][part.slot], part.use / 2 % 2);
@@ -219,9 +225,8 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[Shape::kRows / 2],
   const Descriptor queries = sub_tile_descriptor(ptx::shared_address(shared.q));
 #pragma unroll
   for (int part = 0; part < Shape::kKeyParts; ++part) {
+    const Descriptor keys = part_descriptor(shared, at + part);
     await_part(shared, at + part);
-    const Descriptor keys =
-        sub_tile_descriptor(ptx::shared_address(shared.parts[(at + part).slot]));
     wgmma_begin();
 #pragma unroll
     for (int t = 0; t < Shape::kTilesPerPart; ++t) {
@@ -346,11 +351,15 @@ __device__ __forceinline__ void multiply_values(SwapState<Shape>& state, SwapSha
   const auto give_back = [&](int part) {
     if (lane == 0) ptx::arrive(&shared.empty[(at + part).slot]);
   };
+  Descriptor parts[Shape::kParts];
+#pragma unroll
+  for (int part = 0; part < Shape::kParts; ++part) parts[part] = part_descriptor(shared, at + part);
   wgmma_begin();
 #pragma unroll
   for (int t = 0; t < Shape::kVTiles; ++t) {
-    const Descriptor values =
-        sub_tile_descriptor(ptx::shared_address(sub_tile(shared, at, Shape::kFirstVTile + t)));
+    constexpr int kTiles = Shape::kTilesPerPart;
+    const int tile = Shape::kFirstVTile + t;
+    const Descriptor values = parts[tile / kTiles] + tile % kTiles * Shape::kSubTileBytes;
 #pragma unroll
     for (int step = 0; step < kStepsPerSubTile; ++step) {
       wgmma<typename Shape::Element, Operand::kColumns>(
