@@ -34,8 +34,11 @@ const std::int64_t kLong = 131072;
 const std::vector<BenchCase> kCases = {
     {"stream B1 h8", 1, 8, 1, 1, kStreamingLength, {}},
     {"stream B1 h16", 1, 16, 1, 1, kStreamingLength, {}},
+    {"stream B1 h128", 1, 128, 1, 1, kStreamingLength, {}},
     {"stream B8 h8", 8, 8, 1, 1, kStreamingLength, {}},
     {"stream B8 h16", 8, 16, 1, 1, kStreamingLength, {}},
+    {"stream B8 h64", 8, 64, 1, 1, kStreamingLength, {}},
+    {"stream B8 h128", 8, 128, 1, 1, kStreamingLength, {}},
     {"stream B32 h8", 32, 8, 1, 1, kStreamingLength, {}},
     {"stream B32 h16", 32, 16, 1, 1, kStreamingLength, {}},
     {"stream B32 h8 q2", 32, 8, 1, 2, kStreamingLength, {}},
@@ -46,8 +49,10 @@ const std::vector<BenchCase> kCases = {
     {"stream B128 h16", 128, 16, 1, 1, kStreamingLength, {}},
     {"stream B32 gqa 32/8 d128", 32, 32, 8, 1, kStreamingLength, {}, 128, 128},
     {"full 4K B1 h16", 1, 16, 1, 1, 4096, BlockPattern::full()},
+    {"full 4K B1 h128", 1, 128, 1, 1, 4096, BlockPattern::full()},
     {"full 32K B1 h16", 1, 16, 1, 1, 32768, BlockPattern::full()},
     {"full 128K B1 h8", 1, 8, 1, 1, kLong, BlockPattern::full()},
+    {"full 128K B1 h128", 1, 128, 1, 1, kLong, BlockPattern::full()},
     {"full 128K B1 h16", 1, 16, 1, 1, kLong, BlockPattern::full()},
     {"full 128K B32 h8", 32, 8, 1, 1, kLong, BlockPattern::full()},
     {"full 128K B32 h16", 32, 16, 1, 1, kLong, BlockPattern::full()},
@@ -230,7 +235,7 @@ void report(const BenchCase& bench, Bench& run, const DecodePlan& plan) {
   std::fflush(stdout);
 }
 
-std::vector<DecodePlan> plans_to_try(const BenchCase& bench, int most_size) {
+std::vector<DecodePlan> plans_to_try(const BenchCase& bench, const DecodeParams& params) {
   std::vector<DecodePlan> plans;
   const std::int64_t tiles = std::max<std::int64_t>(
       1, (bench.heads / bench.key_heads * bench.q_len + 31) / 32 * bench.key_heads);
@@ -241,7 +246,7 @@ std::vector<DecodePlan> plans_to_try(const BenchCase& bench, int most_size) {
       if (blocks > 264 && size * clusters > 1) continue;
       if (streaming && size * clusters > 16) continue;
       if (blocks < 32 && !(bench.batch == 1 && streaming)) continue;
-      if (size <= most_size) plans.push_back({size, clusters});
+      if (merges_cluster(params, size)) plans.push_back({size, clusters});
     }
   }
   return plans;
@@ -268,8 +273,7 @@ int main(int argc, char** argv) {
     const DecodePlan best = plan_decode(run.params(0), bench.length);
     report(bench, run, best);
     if (!sweep) continue;
-    for (const DecodePlan& plan : plans_to_try(bench, most_cluster_size(run.params(0))))
-      report(bench, run, plan);
+    for (const DecodePlan& plan : plans_to_try(bench, run.params(0))) report(bench, run, plan);
   }
   return 0;
 }

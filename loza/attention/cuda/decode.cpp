@@ -48,6 +48,11 @@ DecodeKernel choose_decode_kernel(const DecodeParams& params) {
   }
 }
 
+bool merges(const DecodeKernel& kernel, int cluster_size) {
+  return cluster_size >= 1 && cluster_size <= kMostBlocks &&
+         (kernel.merged_clusters >> cluster_size & 1) != 0;
+}
+
 // Independent pieces of work: (sequence, key head, row tile).
 std::int64_t num_items(const DecodeParams& params) {
   return params.num_sequences * params.num_key_heads * tile_rows(params).num_tiles;
@@ -115,28 +120,43 @@ cudaError_t allow_shared_memory_and_clusters(const DecodeKernel& kernel) {
   return cudaFuncSetAttribute(kernel.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 }
 
-// Microseconds of a launch, roughly: what a wave of blocks costs whatever it does, its pages
-// at a block's fair share of the memory's rate, and the merges. Chosen so that on an H200 the
-// best of many measured plans, or one within a few percent of it, comes out
-// (bench/decode_cuda --sweep). A block alone is faster than its fair share, but few blocks do
-// not draw the whole rate.
-double estimate_us(std::int64_t items, std::int64_t max_pages, double page_bytes, int max_clusters,
-                   const DecodePlan& plan) {
-  constexpr double kBlockBytesPerUs = 37e3, kMemoryBytesPerUs = 4.5e6;
-  constexpr double kWaveUs = 2.2, kClusterMergeUs = 0.6, kWorkspaceMergeUs = 8.0;
-  constexpr double kBlockPartialUs = 0.03, kClusterPartialUs = 0.1;
+// Microseconds, roughly, of what a plan costs: a wave of blocks whatever it does, a page of a block
+// with the memory to itself, and the merges. Chosen so that on an H200 the best of many measured
+// plans, or one within a few percent of it, comes out (bench/decode_cuda --sweep).
+struct PlanCosts {
+  double wave_us, block_bytes_per_us, merges_us;
+};
+
+PlanCosts swap_costs(const DecodePlan& plan) {
+  PlanCosts costs = {2.2, 37e3, 0};
+  if (plan.cluster_size > 1) costs.merges_us += 0.6 + 0.03 * plan.cluster_size;
+  if (plan.num_clusters > 1) costs.merges_us += 8.0 + 0.1 * plan.num_clusters;
+  return costs;
+}
+
+// Of the kernel for many rows, whose blocks have 64 KB and more for each other.
+PlanCosts rows_costs(const DecodePlan& plan) {
+  PlanCosts costs = {5.0, 46e3, 0};
+  const double blocks = plan.cluster_size, clusters = plan.num_clusters;
+  if (blocks > 1) costs.merges_us += (0.3 + 0.07 * blocks) * blocks;
+  if (clusters > 1) costs.merges_us += 1.5 + (0.8 + 0.8 / blocks) * clusters;
+  return costs;
+}
+
+// A block alone is faster than its fair share of the memory's rate, but few blocks do not draw the
+// whole rate.
+double estimate_us(const PlanCosts& costs, std::int64_t items, std::int64_t max_pages,
+                   double page_bytes, int max_clusters, const DecodePlan& plan) {
+  constexpr double kMemoryBytesPerUs = 4.5e6;
   const std::int64_t units = plan.cluster_size * plan.num_clusters;
   const std::int64_t clusters = items * plan.num_clusters;
   const std::int64_t waves = (clusters + max_clusters - 1) / max_clusters;
   const double active =
       static_cast<double>(std::min<std::int64_t>(clusters, max_clusters)) * plan.cluster_size;
   const double page_us =
-      std::max(page_bytes / kBlockBytesPerUs, active * page_bytes / kMemoryBytesPerUs);
+      std::max(page_bytes / costs.block_bytes_per_us, active * page_bytes / kMemoryBytesPerUs);
   const auto pages = static_cast<double>((max_pages + units - 1) / units);
-  double us = static_cast<double>(waves) * (kWaveUs + pages * page_us);
-  if (plan.cluster_size > 1) us += kClusterMergeUs + kBlockPartialUs * plan.cluster_size;
-  if (plan.num_clusters > 1) us += kWorkspaceMergeUs + kClusterPartialUs * plan.num_clusters;
-  return us;
+  return static_cast<double>(waves) * (costs.wave_us + pages * page_us) + costs.merges_us;
 }
 
 std::int64_t max_visible_pages(const DecodeParams& params, std::int64_t max_length) {
@@ -325,14 +345,13 @@ Status check_decode_memory(const DecodeParams& params) {
   return {};
 }
 
-Status check_plan(const DecodePlan& plan, int most_cluster) {
-  const int size = plan.cluster_size;
-  if (size < 1 || size > most_cluster || plan.num_clusters < 1 ||
-      plan.num_clusters > kMostClusters) {
+Status check_plan(const DecodePlan& plan, const DecodeKernel& kernel) {
+  if (plan.num_clusters < 1 || plan.num_clusters > kMostClusters ||
+      !merges(kernel, plan.cluster_size)) {
     return failure(kBad,
-                   "cuda decode: a plan has 1..%d clusters of 1..%d blocks; got %d of %d; use "
-                   "plan_decode",
-                   kMostClusters, most_cluster, plan.num_clusters, size);
+                   "cuda decode: a plan has 1..%d clusters of 1..%d blocks, with more than %d "
+                   "query rows of 1..5 or 8; got %d of %d; use plan_decode",
+                   kMostClusters, kMostBlocks, kMostSwapRows, plan.num_clusters, plan.cluster_size);
   }
   return {};
 }
@@ -349,8 +368,8 @@ Status check(const DecodeParams& params) {
   return status.ok() ? check_decode_memory(params) : status;
 }
 
-int most_cluster_size(const DecodeParams& params) {
-  return choose_decode_kernel(params).most_cluster;
+bool merges_cluster(const DecodeParams& params, int cluster_size) {
+  return merges(choose_decode_kernel(params), cluster_size);
 }
 
 DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
@@ -365,8 +384,9 @@ DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
       kPageLen * 2 * (params.qk_size + (value_in_key(params) ? 0 : params.v_size)));
   DecodePlan best;
   double best_us = 1e300;
-  for (int cluster_size = 1; cluster_size <= kernel.most_cluster && cluster_size <= max_pages;
-       cluster_size *= 2) {
+  for (int cluster_size = 1; cluster_size <= kMostBlocks && cluster_size <= max_pages;
+       ++cluster_size) {
+    if ((kernel.planned_clusters >> cluster_size & 1) == 0) continue;
     const int max_clusters = max_active_clusters(kernel, cluster_size);
     if (max_clusters == 0) continue;
     const std::int64_t most = std::min<std::int64_t>(
@@ -374,7 +394,8 @@ DecodePlan plan_decode(const DecodeParams& params, std::int64_t max_length) {
         std::min<std::int64_t>(kMostClusters, (max_pages + cluster_size - 1) / cluster_size));
     for (int num_clusters = 1; num_clusters <= most; ++num_clusters) {
       const DecodePlan plan = {cluster_size, num_clusters};
-      const double us = estimate_us(items, max_pages, page_bytes, max_clusters, plan);
+      const PlanCosts costs = kernel.num_rows > kMostSwapRows ? rows_costs(plan) : swap_costs(plan);
+      const double us = estimate_us(costs, items, max_pages, page_bytes, max_clusters, plan);
       if (us < best_us) {
         best = plan;
         best_us = us;
@@ -391,7 +412,7 @@ std::size_t decode_workspace_bytes(const DecodeParams& params, const DecodePlan&
 Status decode(const DecodeParams& params, const DecodePlan& plan, void* workspace,
               std::size_t workspace_bytes, cudaStream_t stream, Inputs inputs) {
   Status status = check(params);
-  if (status.ok()) status = check_plan(plan, most_cluster_size(params));
+  if (status.ok()) status = check_plan(plan, choose_decode_kernel(params));
   if (!status.ok()) return status;
   if (params.num_sequences == 0) return {};
   const std::size_t needed = decode_workspace_bytes(params, plan);

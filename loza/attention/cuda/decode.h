@@ -25,8 +25,8 @@ namespace loza::attention::cuda {
 // A sequence of at most exact_len() tokens gives the same bits under every pattern, if the
 // plan is the same.
 struct DecodePlan {
-  int cluster_size = 1;  // thread blocks that merge through each other's shared memory:
-                         // 1..most_cluster_size()
+  int cluster_size = 1;  // thread blocks that merge through each other's shared memory: see
+                         // merges_cluster()
   int num_clusters = 1;  // clusters a sequence, merged through the workspace: 1..64
 };
 
@@ -40,8 +40,9 @@ Status check(const DecodeParams& params);
 // The same of sizes, features and pattern alone, before there are queries and outputs.
 Status check_sizes(const DecodeParams& params);
 
-// The largest cluster that a plan may have. REQUIRES: check(params).ok().
-int most_cluster_size(const DecodeParams& params);
+// Whether a plan may have clusters of that size: 1..16, with more than 32 query rows 1..5 and 8.
+// REQUIRES: check(params).ok().
+bool merges_cluster(const DecodeParams& params, int cluster_size);
 
 // A good plan for the current device. `max_length` bounds the lengths (a graph replays one
 // plan while they grow). REQUIRES: check(params).ok().

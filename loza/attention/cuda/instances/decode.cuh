@@ -6,6 +6,14 @@
 
 namespace loza::attention::cuda {
 
+template <typename Holds>
+constexpr std::uint32_t cluster_bits(const Holds& holds) {
+  std::uint32_t bits = 0;
+  for (int blocks = 1; blocks <= kMostBlocks; ++blocks)
+    bits |= std::uint32_t{holds(blocks)} << blocks;
+  return bits;
+}
+
 template <typename Shape>
 DecodeKernel decode_kernel() {
   return {reinterpret_cast<const void*>(&decode_swap<Shape>),
@@ -13,7 +21,8 @@ DecodeKernel decode_kernel() {
           static_cast<int>(sizeof(SwapShared<Shape>)),
           Shape::kRows,
           Shape::kTilesPerPart,
-          kMostBlocks};
+          cluster_bits([](int blocks) { return blocks <= kMostBlocks; }),
+          cluster_bits([](int blocks) { return (blocks & (blocks - 1)) == 0; })};
 }
 
 template <typename Element>
@@ -24,7 +33,8 @@ DecodeKernel rows_kernel() {
           static_cast<int>(sizeof(RowsShared<Shape>)),
           Shape::kRows,
           Shape::kTilesPerKeyPart,
-          Shape::kMostCluster};
+          cluster_bits([](int blocks) { return Shape::merges_cluster(blocks); }),
+          cluster_bits([](int blocks) { return blocks <= 4 || blocks == 8; })};
 }
 
 template <typename Element, int kQkSize, int kVSize, bool kValueInKey>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 // The compiled decode kernels. One file an element type and pair of sizes.
 namespace loza::attention::cuda {
 
@@ -8,7 +10,8 @@ struct DecodeKernel {
   int num_threads = 0, shared_bytes = 0;
   int num_rows = 0;       // query rows that a block takes
   int key_box_tiles = 0;  // 64-element sub-tiles of the boxes that k_map copies
-  int most_cluster = 0;   // blocks of a cluster that it can merge
+  // Bit b: clusters of b blocks can be merged; and are worth planning.
+  std::uint32_t merged_clusters = 0, planned_clusters = 0;
 };
 
 // Query rows that a block takes: of the swap kernel, and of the rows kernel, which 576/512 has.

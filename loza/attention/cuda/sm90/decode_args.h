@@ -67,7 +67,8 @@ struct DecodeArgs {
   // With several clusters an item, in the workspace; item = (b * G + g) * num_row_tiles + tile.
   std::uint32_t* counters;  // [items, cluster_size], 0 between launches
   float2* partial_stats;    // [items, cluster_size, num_clusters, kRows] (max, sum)
-  float* partial_out;       // [items, num_clusters, kRows, V]
+  float* partial_out;       // [items, num_clusters, kRows, V]; of the rows kernel each sub-tile as
+                            // its threads hold it
 };
 
 }  // namespace loza::attention::cuda

@@ -3,8 +3,8 @@
 #include "loza/attention/cuda/sm90/swap_consumer.cuh"
 #include "loza/attention/cuda/sm90/swap_shape.cuh"
 
-// How partial softmaxes become one, whichever kernel left them: slices of a cluster's blocks in
-// shared memory, and slices of an item's clusters in the workspace.
+// How the partial softmaxes of the swap kernel's clusters become one, by way of the workspace; and
+// for both kernels, where results go and which cluster is the last.
 namespace loza::attention::cuda {
 
 // The part of the V output elements that a block of the cluster merges: all blocks the same
@@ -38,10 +38,9 @@ __device__ __forceinline__ float group_sum(float value) {
   return value;
 }
 
-// The merge of partial softmaxes, once for the blocks of a cluster and once for the clusters
-// of an item. A Source gives stats(partial, row) and out<kWidth>(partial, row, column) of
-// num_partials, at most kMostPartials, whose outputs are divided by their sums if
-// kIsNormalized.
+// The merge of partial softmaxes. A Source gives stats(partial, row) and
+// out<kWidth>(partial, row, column) of num_partials, at most kMostPartials, whose outputs are
+// divided by their sums.
 //
 // This half leaves the weights, such that the weighted sum of outputs is the merged output,
 // divided by the merged sum, and calls done(row, merged stats). A row without keys has sum 0
@@ -76,7 +75,7 @@ __device__ __forceinline__ void merge_stats(MergeWeights<kRows>& all_weights, co
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int partial = kLanes * i + lane;
-      const float own = ptx::exp2(stats[i].x - most) * (Source::kIsNormalized ? stats[i].y : 1);
+      const float own = ptx::exp2(stats[i].x - most) * stats[i].y;
       if (has_row && partial < source.num_partials) all_weights[partial][row] = own * inverse;
     }
     if (has_row && lane == 0) done(row, float2{most, sum});
@@ -188,7 +187,6 @@ __device__ __forceinline__ void merge_outs(const MergeWeights<kRows>& all_weight
 template <typename Shape>
 struct ClusterPartials {
   static constexpr int kMostPartials = kMostClusters, kInFlight = 16, kItemsInFlight = 1;
-  static constexpr bool kIsNormalized = true;
 
   float2* all_stats;  // [clusters, kRows], of this block alone
   float* all_out;     // [clusters, kRows, V], from the slice's first element
@@ -303,38 +301,6 @@ __device__ __forceinline__ void finish_clusters(const DecodeArgs& args,
         merge_stats(weights, clusters, item.num_rows, thread,
                     [&](int row, float2 total) { result.put_lse(row, total); });
       });
-}
-
-// Merges the block's slice of `source`, in shared memory, to the result, or by way of the
-// workspace if the item has several clusters.
-template <typename Shape, typename Source, typename AwaitOuts>
-__device__ __forceinline__ void finish(const DecodeArgs& args, MergeScratch<Shape::kRows>& scratch,
-                                       const SwapItem& item, const SwapWork& work,
-                                       const Slice& slice, int thread, const Source& source,
-                                       const AwaitOuts& await_outs) {
-  const ResultSlice<Shape> result = {args, item, slice.begin};
-  const auto put_lse = [&](int row, float2 total) { result.put_lse(row, total); };
-  const auto put_out = [&](int row, int column, const auto& out) {
-    result.put_out(row, column, out);
-  };
-
-  if (work.num_clusters == 1) {
-    merge_stats(scratch.weights, source, item.num_rows, thread, put_lse);
-    await_outs();
-    merge_outs(scratch.weights, source, item.num_rows, slice.size, thread, put_out, [] {});
-    return;
-  }
-  const ClusterPartials<Shape> clusters(args, item, slice, work.num_clusters);
-  merge_stats(scratch.weights, source, item.num_rows, thread,
-              [&](int row, float2 total) { clusters.put_stats(item.cluster, row, total); });
-  await_outs();
-  merge_outs(
-      scratch.weights, source, item.num_rows, slice.size, thread,
-      [&](int row, int column, const auto& out) {
-        clusters.put_out(item.cluster, row, column, out);
-      },
-      [] {});
-  finish_clusters(args, scratch.weights, item, clusters, slice.size, thread, result);
 }
 
 }  // namespace loza::attention::cuda

@@ -12,57 +12,67 @@ struct RowsPage {
   int begin, stage, use;
 };
 
-// Q on its way from memory, as the swap kernel's Queries, but whole rows to warps: with 64 rows,
-// where each chunk lies costs more to compute chunk by chunk than the memory takes. Warp w has rows
-// w, w + 8, and so on: of each, two chunks a lane; what is left of four rows is one chunk a lane.
+// Q on its way from memory to shared memory, as the swap kernel's Queries: a thread has the same
+// chunk of every sub-tile of a few rows, so that what it loads and stores lies at fixed distances.
 template <typename Shape>
 struct RowsQueries {
-  using Chunk = QueryChunk<Shape>;
-  static constexpr int kWarps = kConsumerThreads / 32, kRowsOfWarp = Shape::kRows / kWarps;
-  static constexpr int kWhole = Chunk::kChunks / 32, kRest = Chunk::kChunks % 32;
-  static constexpr int kRestRows = 32 / kRest;
-  static_assert(kRest > 0 && 32 % kRest == 0 && kRowsOfWarp % kRestRows == 0);
+  using Element = typename Shape::Element;
+  static constexpr int kTileChunks = kRowBytes / kChunkBytes;  // of a row
+  static constexpr int kRowStep = kConsumerThreads / kTileChunks;
+  static constexpr int kRowsOfThread = Shape::kRows / kRowStep;
+  static_assert(kRowStep % kSwizzleRows == 0, "so that chunks keep their place in a row");
 
-  uint4 whole[kRowsOfWarp][kWhole];
-  uint4 rest[kRowsOfWarp / kRestRows];
-
-  static __device__ __forceinline__ Chunk whole_chunk(int r, int i, int thread) {
-    return {thread / 32 + kWarps * r, thread % 32 + 32 * i};
-  }
-  static __device__ __forceinline__ Chunk rest_chunk(int r, int thread) {
-    const int lane = thread % 32;
-    return {thread / 32 + kWarps * (r * kRestRows + lane / kRest), 32 * kWhole + lane % kRest};
-  }
+  std::int64_t from[kRowsOfThread];  // element of args.q; negative past the last row
+  int to;                            // bytes from a sub-tile of shared.q
+  uint4 chunks[kRowsOfThread][Shape::kQkTiles];
 
   __device__ __forceinline__ RowsQueries(const DecodeArgs& args, const SwapItem& item, int thread) {
-    // Lane r finds where the warp's row r lies.
-    const int lane = thread % 32;
-    const auto own = reinterpret_cast<unsigned long long>(Chunk::row_source(
-        args, item, queries_of(args), thread / 32 + kWarps * (lane % kRowsOfWarp)));
-    const auto source_of = [&](int r) {
-      return reinterpret_cast<const uint4*>(__shfl_sync(0xFFFFFFFF, own, r));
-    };
+    const int chunk = thread % kTileChunks;
+    to = chunk_offset(thread / kTileChunks, chunk);
 #pragma unroll
-    for (int r = 0; r < kRowsOfWarp; ++r) {
-      const uint4* source = source_of(r);
-#pragma unroll
-      for (int i = 0; i < kWhole; ++i) whole[r][i] = whole_chunk(r, i, thread).load(source);
+    for (int r = 0; r < kRowsOfThread; ++r) {
+      const int row = thread / kTileChunks + r * kRowStep;
+      const RowPlace place = place_of(args, item, row);
+      from[r] = row < item.num_rows ? place.token * args.q_token_stride +
+                                          place.head * args.q_head_stride + 8 * chunk
+                                    : -1;
+      ptx::compute_now(from[r]);
     }
+    ptx::compute_now(to);
+  }
+  // Into the L2, where what the previous kernel still writes of them is seen: each of the threads
+  // of a row a sub-tile's line, and the first that of the last sub-tile.
+  __device__ __forceinline__ void prefetch(const DecodeArgs& args, int thread) const {
+    static_assert(Shape::kQkTiles == kTileChunks + 1);
+    const auto* elements = static_cast<const Element*>(args.q);
+    const int tile = thread % kTileChunks, chunk = tile;
 #pragma unroll
-    for (int r = 0; r < kRowsOfWarp / kRestRows; ++r) {
-      const uint4* source = source_of(r * kRestRows + lane / kRest);
-      rest[r] = rest_chunk(r, thread).load(source);
+    for (int r = 0; r < kRowsOfThread; ++r) {
+      if (from[r] < 0) continue;
+      const Element* row = elements + from[r] - 8 * chunk;
+      ptx::prefetch_line(row + kSubTileCols * tile);
+      if (tile == 0) ptx::prefetch_line(row + kSubTileCols * kTileChunks);
     }
   }
-  __device__ __forceinline__ void store(RowsShared<Shape>& shared, int thread) const {
+  __device__ __forceinline__ void load(const DecodeArgs& args) {
+    const auto* elements = static_cast<const Element*>(args.q);
 #pragma unroll
-    for (int r = 0; r < kRowsOfWarp; ++r) {
+    for (int r = 0; r < kRowsOfThread; ++r) {
 #pragma unroll
-      for (int i = 0; i < kWhole; ++i) whole_chunk(r, i, thread).store(shared, whole[r][i]);
+      for (int t = 0; t < Shape::kQkTiles; ++t) {
+        chunks[r][t] = {0, 0, 0, 0};
+        if (from[r] < 0) continue;
+        chunks[r][t] = *reinterpret_cast<const uint4*>(elements + from[r] + kSubTileCols * t);
+      }
     }
+  }
+  __device__ __forceinline__ void store(RowsShared<Shape>& shared) const {
 #pragma unroll
-    for (int r = 0; r < kRowsOfWarp / kRestRows; ++r) {
-      rest_chunk(r, thread).store(shared, rest[r]);
+    for (int r = 0; r < kRowsOfThread; ++r) {
+#pragma unroll
+      for (int t = 0; t < Shape::kQkTiles; ++t) {
+        *reinterpret_cast<uint4*>(shared.q[t] + to + r * kRowStep * kRowBytes) = chunks[r][t];
+      }
     }
   }
 };
@@ -116,7 +126,13 @@ struct RowsConsumer {
     ptx::wait(&shared.full[page.use % 2][page.stage][part], page.use / 2 % 2);
   }
   __device__ __forceinline__ void release(const RowsPage& page) {
-    if (self.lane == 0) ptx::arrive(&shared.empty[page.stage]);
+    if (self.lane != 0) return;
+#pragma unroll
+    for (int part = 0; part < Shape::kParts; ++part) {
+      const bool reads =
+          self.consumer == 0 ? Shape::reads_part(0, part) : Shape::reads_part(1, part);
+      if (reads) ptx::arrive(&shared.empty[page.stage][part]);
+    }
   }
 
   // ---- the page's owner: from scores to P ----
@@ -301,70 +317,41 @@ struct RowsConsumer {
     end_add_other(other);
   }
 
-  // ---- many pages, in pairs: consumer 0 owns the first of a pair, consumer 1 the second ----
-
-  __device__ __forceinline__ void attend_as_first(int i, int end) {
-    attend_own(page(i));
-    if (i + 1 < end) attend_other(page(i + 1));
-  }
-
-  __device__ __forceinline__ void attend_as_second(int i, int end) {
-    const RowsPage other = page(i);
-    if (i + 1 == end) {
-      attend_other(other);
-      return;
-    }
-    Factors factors;
-    Scores scores;
-    Fragments p;
-    const RowsPage own = page(i + 1);
-    begin_score(own, scores);
-    end_score(own, scores);
-    adopt(other, factors);
-    begin_add_other(other, factors);
-    publish(own, scores, p, factors);
-    end_add_other(other);
-    add_own(own, p, factors);
-  }
-
-  // ---- few pages: every second is a consumer's own, before it the other's ----
-
-  // The other's page first: the sooner it is done with, the sooner its stage takes another.
-  __device__ __forceinline__ void attend_other_first(const RowsPage& other, const RowsPage& own) {
-    Factors factors;
-    Scores scores;
-    Fragments p;
-    adopt(other, factors);
-    begin_add_other(other, factors);
-    begin_score(own, scores);
-    wgmma_finish<1>(out);
-    release(other);
-    end_score(own, scores);
-    publish(own, scores, p, factors);
-    add_own(own, p, factors);
-  }
-
-  __device__ __forceinline__ void attend_few(int begin, int end) {
-    int i = begin + self.consumer;
-    if (self.consumer == 0) {
+  // ---- pages in pairs: consumer 0 owns the first of a pair, consumer 1 the second ----
+  //
+  __device__ __forceinline__ void attend_as_first(int begin, int end) {
+    for (int i = begin; i < end; i += 2) {
       attend_own(page(i));
-      i += 2;
+      if (i + 1 < end) attend_other(page(i + 1));
     }
-    for (; i < end; i += 2) attend_other_first(page(i - 1), page(i));
+  }
+
+  // Its scores do not wait for the other's P; its exponentials pass beside the other's page.
+  __device__ __forceinline__ void attend_as_second(int begin, int end) {
+    int i = begin + 1;
+    for (; i < end; i += 2) {
+      const RowsPage other = page(i - 1), own = page(i);
+      Factors factors;
+      Scores scores;
+      Fragments p;
+      begin_score(own, scores);
+      end_score(own, scores);
+      adopt(other, factors);
+      begin_add_other(other, factors);
+      publish(own, scores, p, factors);
+      end_add_other(other);
+      add_own(own, p, factors);
+    }
     if (i == end) attend_other(page(i - 1));
   }
 
-  // Pages [begin, end) of the share. Few wait for their arrival, many for the tensor cores. The
-  // results are the same, bit for bit.
+  // Pages [begin, end) of the share.
   __device__ __forceinline__ void attend(int begin, int end) {
-    constexpr int kFewPages = 16;
     if (begin == end) return;
-    if (work.pages.size <= kFewPages) {
-      attend_few(begin, end);
-    } else if (self.consumer == 0) {
-      for (int i = begin; i < end; i += 2) attend_as_first(i, end);
+    if (self.consumer == 0) {
+      attend_as_first(begin, end);
     } else {
-      for (int i = begin; i < end; i += 2) attend_as_second(i, end);
+      attend_as_second(begin, end);
     }
   }
 
@@ -383,27 +370,31 @@ struct RowsConsumer {
     }
   }
 
-  // put(row, first output element, four of them) for all that the warp holds. Lanes trade pairs: of
-  // four neighbouring elements, two lanes hold two each of two rows; the even lane puts the upper
-  // row's four, the odd lane the lower's.
-  template <typename Put>
-  __device__ __forceinline__ void visit_outs(const Put& put) const {
-    const bool is_odd = self.lane % 2 == 1;
-    const int first_column = self.consumer * Shape::kColumns + self.lane % 4 / 2 * 4;
-    const int own_row = row(is_odd ? 1 : 0);
+  // What the thread holds of a group of 8 columns of sub-tile `tile` of the half: two of its upper
+  // row, two of its lower.
+  __device__ __forceinline__ float4 out_of(int tile, int group) const {
+    const int i = index(8 * tile + group, 0, 0);
+    return {out[i], out[i + 1], out[i + 2], out[i + 3]};
+  }
+
+  __device__ __forceinline__ void scale_tile(int tile, const float (&factors)[2]) {
 #pragma unroll
-    for (int group = 0; group < Shape::kColumns / 8; ++group) {
-      float kept[2], got[2];
+    for (int group = 8 * tile; group < 8 * (tile + 1); ++group) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float upper = out[index(group, 0, e)], lower = out[index(group, 1, e)];
-        kept[e] = is_odd ? lower : upper;
-        got[e] = __shfl_xor_sync(0xFFFFFFFF, is_odd ? upper : lower, 1);
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) out[index(group, half, e)] *= factors[half];
       }
-      put(own_row, first_column + 8 * group,
-          is_odd ? float4{got[0], got[1], kept[0], kept[1]}
-                 : float4{kept[0], kept[1], got[0], got[1]});
     }
+  }
+  // Adds what another thread holds of the same group.
+  __device__ __forceinline__ void add_to(int tile, int group, const float (&factors)[2],
+                                         const float4& more) {
+    const int i = index(8 * tile + group, 0, 0);
+    out[i] += factors[0] * more.x;
+    out[i + 1] += factors[0] * more.y;
+    out[i + 2] += factors[1] * more.z;
+    out[i + 3] += factors[1] * more.w;
   }
 };
 

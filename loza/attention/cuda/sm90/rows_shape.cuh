@@ -32,11 +32,23 @@ struct RowsShape {
 
   static constexpr int kColumns = kVSize / kConsumers;  // output elements that a consumer holds
 
-  // Slices of all blocks of a cluster lie where the pages were.
-  static constexpr int kMostCluster = 8;
-  static constexpr int kSlicePadding = 8;  // floats a row, against bank conflicts
-  // Slices are whole vectors of 4, so that those of all blocks may exceed the row.
-  static constexpr int kReceivedFloats = kRows * (kVSize + kMostCluster * (kSlicePadding + 4));
+  // Whether a consumer's product with a page's values reads part `part` of it: some of the values
+  // that make its half of the output, or P.
+  static constexpr bool reads_part(int consumer, int part) {
+    constexpr int kTiles = kVTiles / kConsumers;
+    const int begin = part * kTilesPerKeyPart, end = begin + kTilesPerKeyPart;
+    return (begin < (consumer + 1) * kTiles && end > consumer * kTiles) ||
+           (begin <= kPTile && kPTile < end);
+  }
+  static constexpr int num_readers(int part) { return reads_part(0, part) + reads_part(1, part); }
+
+  // Of a cluster. See rows_end.cuh: what other blocks send must have room.
+  static constexpr int kMostReceived = 8;  // sub-tiles
+  static constexpr int kMostBlocks = 8;
+  static constexpr bool merges_cluster(int blocks) {
+    const int most_tiles = (kVTiles + blocks - 1) / blocks;
+    return blocks <= kMostBlocks && most_tiles * (blocks - 1) <= kMostReceived;
+  }
 
   static constexpr int kSharedLimit = 232448;
   static_assert(kVTiles <= kPTile, "P must not overwrite values");
@@ -47,15 +59,20 @@ struct StageCursor {
   int stage, use;
 };
 
-// What the end of an item with at most two blocks takes: see rows_end.cuh.
+// What the end of an item takes, in the place of the pages: see rows_end.cuh.
 template <typename Shape>
 struct RowsEndArea {
-  static constexpr int kTiles = Shape::kVTiles / Shape::kConsumers;
-  static constexpr int kVectors = Shape::kColumns / 8;
+  static constexpr int kTileGroups = kSubTileCols / 8;  // of 8 columns, a fragment's
 
-  float4 received[kVectors][Shape::kWarpgroup];  // from the other block
-  float2 stats[Shape::kRows];                    // likewise
-  alignas(kChunkBytes) std::uint8_t staged[Shape::kConsumers][kTiles][Shape::kQSubTileBytes];
+  // Sub-tiles of other blocks; of each group, four elements a thread.
+  float4 received[Shape::kMostReceived][kTileGroups][Shape::kWarpgroup];
+  std::uint8_t staged[2][Shape::kQSubTileBytes];
+
+  // Where own sub-tile i is put into rows, from the end on: a block that has more than two receives
+  // less.
+  __device__ __forceinline__ std::uint8_t* staged_tile(int i) {
+    return reinterpret_cast<std::uint8_t*>(this + 1) - (i + 1) * Shape::kQSubTileBytes;
+  }
 };
 
 template <typename Shape>
@@ -64,18 +81,18 @@ struct RowsShared {
 
   union {
     alignas(kSubTileAlign) std::uint8_t pages[Shape::kStages][Shape::kPageBytes];
-    float received_out[Shape::kReceivedFloats];  // [blocks, kRows, slice + padding]
     RowsEndArea<Shape> end;
   };
   union {
     alignas(kSubTileAlign) std::uint8_t q[Shape::kQkTiles][Shape::kQSubTileBytes];
-    MergeScratch<Shape::kRows> merge;
+    float2 received_stats[Shape::kMostBlocks][Shape::kRows];
   };
 
   std::uint64_t full[2][Shape::kStages][Shape::kParts];  // used in turn, as SwapShared's
-  std::uint64_t empty[Shape::kStages];
-  std::uint64_t stats_received, out_received;    // of all blocks of the cluster
-  float page_max[Shape::kStages][Shape::kRows];  // the reference after the page
+  std::uint64_t empty[Shape::kStages][Shape::kParts];
+  std::uint64_t stats_received;                     // of the cluster's other blocks
+  std::uint64_t tile_received[Shape::kVTiles / 2];  // likewise, for each own sub-tile
+  float page_max[Shape::kStages][Shape::kRows];     // the reference after the page
   float sum[Shape::kConsumers][Shape::kRows];
   float max[Shape::kRows];
   int row_pos[Shape::kRows];     // position of the row's query

@@ -5,7 +5,7 @@
 #include "loza/attention/cuda/sm90/swap_shape.cuh"
 
 // How partial results of the swap kernel become one: those of a block's consumers, then those of a
-// cluster's blocks. What clusters leave is merged as in the other kernel (partial_merge.cuh).
+// cluster's blocks. What clusters leave is merged in partial_merge.cuh.
 namespace loza::attention::cuda {
 
 // ---- the end of a block: the consumers' results merged, in shared memory ----
@@ -269,7 +269,8 @@ __device__ __forceinline__ void merge_any_blocks(const SwapShared<Shape>& shared
   }
 }
 
-// As finish() does, of the swap kernel's blocks.
+// Merges the block's slice to the result, or by way of the workspace if the item has several
+// clusters.
 template <typename Shape, typename AwaitOuts>
 __device__ __forceinline__ void finish_blocks(const DecodeArgs& args, SwapShared<Shape>& shared,
                                               const MergeArea<Shape>& area, const SwapItem& item,

@@ -14,14 +14,6 @@ inline constexpr int kConsumerThreads = 256;
 template <int kRows>
 using MergeWeights = float[kMostClusters][kRows];
 
-// A partial softmax of a row is (max, sum) and the output as summed: relative to max, not
-// divided by sum. This takes the place of the rows kernel's queries at the end.
-template <int kRows>
-struct MergeScratch {
-  float2 received_stats[kMostBlocks][kRows];
-  MergeWeights<kRows> weights;
-};
-
 // Sizes of one kernel. kRows columns of the products: query rows rounded up to 8.
 template <typename Element_, int kRows_, int kQkSize_, int kVSize_, bool kValueInKey_>
 struct SwapShape {
