@@ -34,16 +34,22 @@ struct MoeConfig {
   enum class TopK { kGreedy, kGroupLimitedGreedy, kNoAuxTc };
 
   std::int64_t num_experts = 0;
+  std::int64_t num_zero_experts = 0;  // chosen like the others, after them: they give what they get
   std::int64_t num_shared_experts = 0;
   std::int64_t experts_per_token = 0;
   std::int64_t expert_size = 0;  // intermediate size of one expert
   std::int64_t num_groups = 1, groups_per_token = 1;
-  std::int64_t first_moe_layer = 0;  // layers below are dense
+  // Experts take the place of the dense feed-forward of layers from first_moe_layer on; or a layer
+  // has both: they read what its first feed-forward reads and join the stream at its end.
+  bool beside_dense = false;
+  std::int64_t first_moe_layer = 0;
   std::int64_t moe_layer_freq = 1;
   Scoring scoring = Scoring::kSoftmax;
   TopK top_k = TopK::kGreedy;
   bool normalise = false;  // weights of the chosen experts sum to 1
   double scale = 1;        // routed_scaling_factor
+
+  std::int64_t num_choices() const { return num_experts + num_zero_experts; }
 };
 
 // What a decoder is, without the family's spelling of it. families/X.cpp makes one from a
@@ -66,7 +72,7 @@ struct ModelConfig {
   std::int64_t num_heads = 0;      // H
   std::int64_t num_key_heads = 0;  // G; H for expanded MLA
   RopeConfig rope;
-  double softmax_scale = 1;  // YaRN's factor included
+  double softmax_scale = 1;  // with YaRN's factor, and LongCat-Flash's of the queries
 
   // Of streaming modules: the same, unless the checkpoint says otherwise (plan.h, StreamingRope).
   RopeConfig streaming_rope;
@@ -88,6 +94,7 @@ struct ModelConfig {
   std::int64_t rope_size = 0;     // P
   std::int64_t v_size = 0;        // V
   double latent_norm_eps = 1e-6;  // of the norms of both latents
+  double latent_scale = 1;        // of the normed latent that keys and values come from
 
   // Layers past num_layers that draft tokens (DeepSeek-V3's MTP): in the checkpoint, not run.
   std::int64_t num_draft_layers = 0;

@@ -29,11 +29,16 @@ at::Tensor Mlp::add(const at::Tensor& residual, const at::Tensor& x) const {
   return down_.added_to(residual, swiglu(gate_up_(x)));
 }
 
+std::unique_ptr<FeedForward> make_experts(Weights& weights, const std::string& name,
+                                          const ModelConfig& config) {
+  return std::make_unique<Moe>(weights, name, config);
+}
+
 std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
                                                const ModelConfig& config, std::int64_t layer) {
-  if (config.moe && layer >= config.moe->first_moe_layer &&
+  if (config.moe && !config.moe->beside_dense && layer >= config.moe->first_moe_layer &&
       layer % config.moe->moe_layer_freq == 0) {
-    return std::make_unique<Moe>(weights, name, config);
+    return make_experts(weights, name, config);
   }
   return std::make_unique<Mlp>(weights, name, config.hidden_size, config.intermediate_size,
                                config.mlp_bias);

@@ -37,6 +37,10 @@ class Mlp : public FeedForward {
   Linear gate_up_, down_;
 };
 
+// The experts that stand beside a layer's dense feed-forwards. REQUIRES: config.moe.
+std::unique_ptr<FeedForward> make_experts(Weights& weights, const std::string& name,
+                                          const ModelConfig& config);
+
 // Dense or a mixture of experts, as the config says for the layer.
 std::unique_ptr<FeedForward> make_feed_forward(Weights& weights, const std::string& name,
                                                const ModelConfig& config, std::int64_t layer);

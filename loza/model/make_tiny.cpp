@@ -8,6 +8,7 @@
 #include "loza/base/json.h"
 #include "loza/base/random.h"
 #include "loza/base/utf8.h"
+#include "loza/model/families/families.h"
 #include "loza/model/new_model.h"
 #include "loza/model/transformer.h"
 #include "loza/tokenizer/byte_alphabet.h"
@@ -186,6 +187,22 @@ Json deepseek_v3_config() {
   return config;
 }
 
+// Two modules a layer; experts, some of them zero experts, beside the dense feed-forwards.
+Json longcat_flash_config() {
+  Json config = mla_config("longcat_flash", "LongcatFlashForCausalLM");
+  config.erase("num_hidden_layers");
+  config.erase("intermediate_size");
+  config["num_layers"] = 2;
+  config["ffn_hidden_size"] = 160;
+  config["head_dim"] = config["qk_rope_head_dim"];
+  config["n_routed_experts"] = 8;
+  config["zero_expert_num"] = 4;
+  config["moe_topk"] = 3;
+  config["expert_ffn_hidden_size"] = 48;
+  config["routed_scaling_factor"] = 2.0;
+  return config;
+}
+
 struct TinyFamily {
   std::string name;
   Json config;
@@ -199,6 +216,7 @@ const std::vector<TinyFamily>& families_of_tiny() {
       {"deepseek_v2", deepseek_v2_config()},
       {"deepseek_v2_dense", deepseek_v2_dense_config()},
       {"deepseek_v3", deepseek_v3_config()},
+      {"longcat_flash", longcat_flash_config()},
   };
   return rows;
 }
@@ -207,11 +225,17 @@ const std::vector<TinyFamily>& families_of_tiny() {
 // stream what it holds already and logits have a spread of about one: unlike weights that
 // training begins with, these make every part of a model count. (A tied embedding is
 // the head too, and takes the head's spread.)
-at::Tensor random_weight(const ParameterShape& parameter, bool is_head, Random& random) {
+at::Tensor random_weight(const ParameterShape& parameter, const ModelConfig& config,
+                         Random& random) {
+  const bool is_head = config.tied_embeddings;
   double mean = 0, deviation;
-  if (parameter.name.ends_with("norm.weight")) {
+  if (families::is_norm(parameter.name)) {
     mean = 1;
     deviation = 0.2;
+  } else if (parameter.name.ends_with("correction_bias") &&
+             config.moe->scoring == MoeConfig::Scoring::kSoftmax) {
+    // Less than the scores that it is added to, of which all choices share one.
+    deviation = 0.3 / static_cast<double>(config.moe->num_choices());
   } else if (parameter.name.ends_with("bias")) {
     deviation = 0.1;
   } else if (parameter.name.ends_with("embed_tokens.weight") && !is_head) {
@@ -252,7 +276,7 @@ void make_tiny(const std::string& family, const std::filesystem::path& target, s
   Random random(seed);
   StagedFolder folder(target);
   write_new_weights(folder.path(), config, at::kFloat, [&](const ParameterShape& parameter) {
-    return random_weight(parameter, config.tied_embeddings, random);
+    return random_weight(parameter, config, random);
   });
   write_json(folder.path() / "config.json", found->config);
   write_json(folder.path() / "generation_config.json",

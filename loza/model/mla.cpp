@@ -17,7 +17,8 @@ Mla::Mla(Weights& weights, const std::string& name, const ModelConfig& config,
       rope_size_(config.rope_size),
       v_size_(config.v_size),
       latent_size_(config.kv_lora_rank),
-      norm_eps_(config.latent_norm_eps) {
+      norm_eps_(config.latent_norm_eps),
+      latent_scale_(config.latent_scale) {
   constexpr Linear::Use kSensitive = Linear::Use::kSensitive;
   const std::int64_t hidden = config.hidden_size, q_size = heads_ * config.qk_size();
   if (config.q_lora_rank > 0) {
@@ -71,9 +72,9 @@ attention::Queries Mla::queries(const at::Tensor& x, const ModuleRotation& rotat
 at::Tensor Mla::rows(const at::Tensor& x, const Rotation& rotation) const {
   const at::Tensor row = kv_a_(x);
   const at::Tensor key = row.narrow(1, latent_size_, rope_size_).unsqueeze(1);  // [T, 1, P]
-  return at::cat({rms_norm(row.narrow(1, 0, latent_size_), kv_a_norm_, norm_eps_),
-                  rotate(key, rotation).squeeze(1)},
-                 1);
+  at::Tensor latent = rms_norm(row.narrow(1, 0, latent_size_), kv_a_norm_, norm_eps_);
+  if (latent_scale_ != 1) latent = latent * latent_scale_;
+  return at::cat({latent, rotate(key, rotation).squeeze(1)}, 1);
 }
 
 // Keys [S, H, nope + P] and values [S, H, V] of every head.

@@ -28,7 +28,7 @@ class Mla : public AttentionModule {
                     const ForwardContext& context) const;
 
   std::int64_t module_idx_, heads_, nope_size_, rope_size_, v_size_, latent_size_;
-  double norm_eps_;
+  double norm_eps_, latent_scale_;
   Linear q_a_, q_b_;  // without q LoRA q_b_ is q_proj
   at::Tensor q_a_norm_, kv_a_norm_;
   Linear kv_a_, kv_b_, out_;

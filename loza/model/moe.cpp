@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "loza/model/families/families.h"
+
 namespace loza {
 namespace {
 
@@ -36,6 +38,7 @@ at::Tensor choose(const at::Tensor& scores, const at::Tensor& correction, const 
 // The visits of tokens to experts, sorted by expert and then by token.
 struct Visits {
   std::vector<std::int64_t> experts, counts;  // those that are visited, and how often
+  std::int64_t num_computed = 0;              // their sum; visits to zero experts come after
   at::Tensor tokens;                          // [T * K] int64, the token of each
   at::Tensor places;                          // [T * K] int64, where visit t * K + k stands
 
@@ -43,15 +46,16 @@ struct Visits {
     const at::Tensor on_host = experts_of_tokens.to(at::kCPU).contiguous();
     const auto* expert_of = on_host.const_data_ptr<std::int64_t>();
     const std::int64_t num_visits = on_host.numel();
-    std::vector<std::int64_t> next(static_cast<std::size_t>(config.num_experts) + 1);
+    std::vector<std::int64_t> next(static_cast<std::size_t>(config.num_choices()) + 1);
     for (std::int64_t i = 0; i < num_visits; ++i)
       ++next[static_cast<std::size_t>(expert_of[i]) + 1];
-    for (std::int64_t e = 0; e < config.num_experts; ++e) {
+    for (std::int64_t e = 0; e < config.num_choices(); ++e) {
       const std::int64_t count = next[static_cast<std::size_t>(e) + 1];
       next[static_cast<std::size_t>(e) + 1] += next[static_cast<std::size_t>(e)];
-      if (count == 0) continue;
+      if (count == 0 || e >= config.num_experts) continue;
       experts.push_back(e);
       counts.push_back(count);
+      num_computed += count;
     }
     tokens = at::empty({num_visits}, on_host.options());
     places = at::empty({num_visits}, on_host.options());
@@ -78,13 +82,14 @@ Routing route(const at::Tensor& logits, const at::Tensor& correction, const MoeC
 
 Moe::Moe(Weights& weights, const std::string& name, const ModelConfig& config)
     : config_(*config.moe), wide_(weights.dtype() == at::kDouble ? at::kDouble : at::kFloat) {
+  const families::TensorNames& names = families::family_of(config).names;
   const std::int64_t hidden = config.hidden_size;
-  router_ =
-      Linear(weights, weights.take(name + ".gate.weight", {config_.num_experts, hidden}, wide_),
-             Linear::Use::kWeightToo);
+  router_ = Linear(weights,
+                   weights.take(name + "." + names.router, {config_.num_choices(), hidden}, wide_),
+                   Linear::Use::kWeightToo);
   if (config_.top_k == MoeConfig::TopK::kNoAuxTc) {
     correction_ =
-        weights.take(name + ".gate.e_score_correction_bias", {config_.num_experts}, wide_);
+        weights.take(name + "." + names.router_correction, {config_.num_choices()}, wide_);
   }
   for (std::int64_t e = 0; e < config_.num_experts; ++e) {
     experts_.push_back(std::make_unique<Mlp>(weights, fmt::format("{}.experts.{}", name, e), hidden,
@@ -105,7 +110,7 @@ at::Tensor Moe::add(const at::Tensor& residual, const at::Tensor& x) const {
 
 // Tokens are sorted by expert, so that each expert runs once over its own; its outputs go back
 // to the tokens' order before they are weighted, so that a token's sum does not depend on the
-// others.
+// others. Zero experts give what they get.
 at::Tensor Moe::run_experts(const at::Tensor& x, const Routing& routing) const {
   if (x.size(0) == 0) return at::zeros_like(x);
   const Visits visits(routing.experts, config_);
@@ -114,8 +119,13 @@ at::Tensor Moe::run_experts(const at::Tensor& x, const Routing& routing) const {
     experts.push_back(experts_[static_cast<std::size_t>(e)].get());
   }
   const at::Tensor sorted = x.index_select(0, visits.tokens.to(x.device()));
-  const at::Tensor by_token = Mlp::forward_grouped(experts, visits.counts, sorted)
-                                  .index_select(0, visits.places.to(x.device()))
+  const std::int64_t num_zero = sorted.size(0) - visits.num_computed;
+  at::Tensor outs = sorted;
+  if (visits.num_computed > 0) {
+    outs = Mlp::forward_grouped(experts, visits.counts, sorted.narrow(0, 0, visits.num_computed));
+    if (num_zero > 0) outs = at::cat({outs, sorted.narrow(0, visits.num_computed, num_zero)});
+  }
+  const at::Tensor by_token = outs.index_select(0, visits.places.to(x.device()))
                                   .view({x.size(0), config_.experts_per_token, x.size(1)});
   return (by_token * routing.weights.unsqueeze(-1)).sum(1).to(x.scalar_type());
 }

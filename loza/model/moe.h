@@ -5,7 +5,7 @@
 namespace loza {
 
 // Which experts each token visits: indices [T, K] int64 and their weights [T, K], fp32 (fp64 in
-// an fp64 model).
+// an fp64 model). Those from num_experts on are zero experts.
 struct Routing {
   at::Tensor experts, weights;
 };
@@ -24,7 +24,7 @@ class Moe : public FeedForward {
   at::Tensor run_experts(const at::Tensor& x, const Routing& routing) const;
 
   MoeConfig config_;
-  Linear router_;          // hidden -> E, at least fp32
+  Linear router_;          // hidden -> E with the zero experts, at least fp32
   at::Tensor correction_;  // [E], likewise
   at::ScalarType wide_;    // their dtype
   std::vector<std::unique_ptr<Mlp>> experts_;

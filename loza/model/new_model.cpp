@@ -47,7 +47,7 @@ class InitialWeights {
         generator_(at::make_generator<at::CPUGeneratorImpl>(seed)) {}
 
   at::Tensor draw(const ParameterShape& weight) {
-    if (weight.name.ends_with("norm.weight")) return at::ones(weight.shape);
+    if (families::is_norm(weight.name)) return at::ones(weight.shape);
     if (weight.name.ends_with("bias")) return at::zeros(weight.shape);
     at::Tensor values =
         at::empty(weight.shape, at::kFloat).normal_(0, model_.deviation, generator_);

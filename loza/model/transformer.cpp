@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <numeric>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "loza/base/check.h"
@@ -21,11 +24,28 @@
 namespace loza {
 
 // Everything is made in the order of the checkpoint's usual listing; Weights keeps the list.
-struct Layer {
+struct Block {
   at::Tensor attention_norm;  // [hidden]
   std::unique_ptr<AttentionModule> attention;
   at::Tensor feed_forward_norm;  // [hidden]
   std::unique_ptr<FeedForward> feed_forward;
+};
+
+struct Layer {
+  std::vector<Block> blocks;             // [modules_per_layer]
+  std::unique_ptr<FeedForward> experts;  // beside the blocks, or null
+
+  // x [T, hidden], the residual stream.
+  at::Tensor run(at::Tensor x, const ForwardContext& context, double eps) const {
+    at::Tensor experts_in;
+    for (const Block& block : blocks) {
+      x = block.attention->add(x, rms_norm(x, block.attention_norm, eps), context);
+      const at::Tensor normed = rms_norm(x, block.feed_forward_norm, eps);
+      if (experts != nullptr && !experts_in.defined()) experts_in = normed;
+      x = block.feed_forward->add(x, normed);
+    }
+    return experts != nullptr ? experts->add(x, experts_in) : x;
+  }
 };
 
 struct Transformer::Impl {
@@ -48,15 +68,23 @@ namespace {
 
 Layer make_layer(Weights& weights, const ModelConfig& config, const families::TensorNames& names,
                  std::int64_t layer_idx) {
-  const auto name = [&](const std::string& pattern) {
-    return fmt::format(fmt::runtime(pattern), layer_idx, /*module of the layer*/ 0);
-  };
   Layer layer;
-  layer.attention_norm = weights.take(name(names.attention_norm), {config.hidden_size});
-  layer.attention =
-      make_attention(weights, name(names.attention), config, layer_idx * config.modules_per_layer);
-  layer.feed_forward_norm = weights.take(name(names.feed_forward_norm), {config.hidden_size});
-  layer.feed_forward = make_feed_forward(weights, name(names.feed_forward), config, layer_idx);
+  for (std::int64_t i = 0; i < config.modules_per_layer; ++i) {
+    const auto name = [&](const std::string& pattern) {
+      return fmt::format(fmt::runtime(pattern), layer_idx, i);
+    };
+    Block block;
+    block.attention_norm = weights.take(name(names.attention_norm), {config.hidden_size});
+    block.attention = make_attention(weights, name(names.attention), config,
+                                     layer_idx * config.modules_per_layer + i);
+    block.feed_forward_norm = weights.take(name(names.feed_forward_norm), {config.hidden_size});
+    block.feed_forward = make_feed_forward(weights, name(names.feed_forward), config, layer_idx);
+    layer.blocks.push_back(std::move(block));
+  }
+  if (config.moe && config.moe->beside_dense) {
+    layer.experts =
+        make_experts(weights, fmt::format(fmt::runtime(names.experts), layer_idx), config);
+  }
   return layer;
 }
 
@@ -67,29 +95,47 @@ Linear make_head(Weights& weights, const ModelConfig& config, const families::Te
   return Linear(weights, weights.take(names.head, {config.vocab_size, config.hidden_size}), kUse);
 }
 
-bool starts_with(const std::string& text, const std::string& prefix) {
-  return text.compare(0, prefix.size(), prefix) == 0;
-}
-
 // Tensors that checkpoints carry and a forward pass does not need.
-bool is_unneeded(const std::string& name, const ModelConfig& config) {
-  static const std::string kInverseFrequencies = ".rotary_emb.inv_freq";
-  if (name.size() > kInverseFrequencies.size() &&
-      name.compare(name.size() - kInverseFrequencies.size(), std::string::npos,
-                   kInverseFrequencies) == 0) {
-    return true;
+class UnneededTensors {
+ public:
+  explicit UnneededTensors(const ModelConfig& config) {
+    const families::TensorNames& names = families::family_of(config).names;
+    if (config.tied_embeddings) names_.insert(names.head);
+    if (!names.unneeded.empty()) prefixes_.push_back(names.unneeded);
+    for (std::int64_t i = 0; i < config.num_draft_layers; ++i) {
+      prefixes_.push_back(fmt::format("model.layers.{}.", config.num_layers + i));
+    }
+    if (config.moe && config.moe->num_zero_experts > 0) add_zero_experts(config, names.experts);
   }
-  if (config.tied_embeddings && name == families::family_of(config).names.head) return true;
-  for (std::int64_t i = 0; i < config.num_draft_layers; ++i) {
-    if (starts_with(name, fmt::format("model.layers.{}.", config.num_layers + i))) return true;
+
+  bool contain(const std::string& name) const {
+    static const std::string kInverseFrequencies = ".rotary_emb.inv_freq";
+    if (name.ends_with(kInverseFrequencies) || names_.count(name) != 0) return true;
+    return std::any_of(prefixes_.begin(), prefixes_.end(),
+                       [&](const std::string& prefix) { return name.starts_with(prefix); });
   }
-  return false;
-}
+
+ private:
+  // transformers writes two of three matrices for them.
+  void add_zero_experts(const ModelConfig& config, const std::string& experts) {
+    for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
+      const std::string name = fmt::format(fmt::runtime(experts), layer);
+      for (std::int64_t e = config.moe->num_experts; e < config.moe->num_choices(); ++e) {
+        names_.insert(fmt::format("{}.experts.{}.gate_proj.weight", name, e));
+        names_.insert(fmt::format("{}.experts.{}.up_proj.weight", name, e));
+      }
+    }
+  }
+
+  std::set<std::string> names_;
+  std::vector<std::string> prefixes_;
+};
 
 void refuse_extra_tensors(const Checkpoint& checkpoint, const std::set<std::string>& taken,
                           const ModelConfig& config) {
+  const UnneededTensors unneeded(config);
   for (const auto& [name, entry] : checkpoint.tensors()) {
-    if (taken.count(name) != 0 || is_unneeded(name, config)) continue;
+    if (taken.count(name) != 0 || unneeded.contain(name)) continue;
     throw_bad_input(
         checkpoint.folder().string(),
         fmt::format("only tensors of a {} with {} layers", config.family, config.num_layers),
@@ -189,9 +235,7 @@ at::Tensor Transformer::forward(const ForwardBatch& batch) const {
     const Layer& layer = impl_->layers[static_cast<std::size_t>(i)];
     if (batch.layer_inputs != nullptr) batch.layer_inputs->push_back(x);
     const auto run = [&layer, context, eps](const at::Tensor& in) {
-      const at::Tensor mixed =
-          layer.attention->add(in, rms_norm(in, layer.attention_norm, eps), *context);
-      return layer.feed_forward->add(mixed, rms_norm(mixed, layer.feed_forward_norm, eps));
+      return layer.run(in, *context, eps);
     };
     x = batch.recompute ? recomputed(run, x) : run(x);
   }

@@ -203,7 +203,7 @@ TEST_P(EngineOf, StreamedPiecesAreTheText) {
 
 // Every place of the text as the beginning of a stop string, of lengths that cross tokens.
 TEST_P(EngineOf, StopStringsAcrossTokens) {
-  Request request = request_of(tiny().random_ids(6, 5), 16);
+  Request request = request_of(tiny().random_ids(6, 5), 24);
   request.sampling = {1, 0, 1, 0, 3};
   const Completion whole = generate(tiny(), tiny().zigzag(), request);
   int num_stopped = 0;
@@ -395,7 +395,8 @@ TEST_P(EngineOf, SpeedIsMeasured) {
   EXPECT_THROW(measure_speed(tiny().model, plan, 64, options), Error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, EngineOf, testing::Values("llama", "deepseek_v3"),
+INSTANTIATE_TEST_SUITE_P(Families, EngineOf,
+                         testing::Values("llama", "deepseek_v3", "longcat_flash"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -381,6 +381,10 @@ TEST(Transformer, RefusesFoldersThatDoNotFit) {
   refuse("more shared experts", "deepseek_v3", "shared_experts", set("n_shared_experts", 2));
   refuse("a dense layer more", "deepseek_v3", "layers.1.mlp.gate_proj",
          set("first_k_dense_replace", 2));
+  refuse("more zero experts", "longcat_flash", "router.classifier.weight",
+         set("zero_expert_num", 5));
+  refuse("fewer experts", "longcat_flash", "classifier.weight", set("n_routed_experts", 7));
+  refuse("more layers of two modules", "longcat_flash", "model.layers.2.", set("num_layers", 3));
   refuse("a tensor of integers", "llama", "dtype", [](const TinyFolder& folder) {
     const Checkpoint checkpoint = folder.open();
     const at::Tensor integers = at::zeros({64}, at::kInt);
@@ -409,6 +413,56 @@ TEST(Transformer, DraftLayersAndStoredFrequenciesAreLeftOut) {
     entries.push_back(entry_of("model.layers.0.self_attn.rotary_emb.inv_freq", frequencies));
     write_safetensors(folder.path() / "model.safetensors", entries);
   }
+  EXPECT_TRUE(at::equal(whole(folder.load(), AttentionPlan::dense(4), ids), before));
+}
+
+// LongCat-Flash's draft layers, and what transformers writes for experts without weights.
+TEST(Transformer, ZeroExpertsHaveNoWeights) {
+  const TinyFolder folder("longcat_flash");
+  const auto save_with = [&](const std::vector<std::string>& names) {
+    const Checkpoint checkpoint = folder.open();
+    const at::Tensor extra = at::zeros({48, 64});
+    std::vector<TensorEntry> entries;
+    for (const auto& [name, entry] : checkpoint.tensors()) entries.push_back(*entry);
+    for (const std::string& name : names) entries.push_back(entry_of(name, extra));
+    write_safetensors(folder.path() / "model.safetensors", entries);
+  };
+  const std::vector<std::int64_t> ids = random_ids(9, 1);
+  const at::Tensor before = whole(folder.load(), AttentionPlan::dense(4), ids);
+  save_with({"model.mtp.layers.0.eh_proj.weight", "model.layers.1.mlp.experts.8.gate_proj.weight",
+             "model.layers.1.mlp.experts.11.up_proj.weight"});
+  EXPECT_TRUE(at::equal(whole(folder.load(), AttentionPlan::dense(4), ids), before));
+  save_with({"model.layers.1.mlp.experts.12.gate_proj.weight"});
+  EXPECT_THROW(folder.load(), Error);
+}
+
+// Where every token visits zero experts alone, the others' weights do not count.
+TEST(Transformer, TokensMayVisitZeroExpertsAlone) {
+  const TinyFolder folder("longcat_flash");
+  const auto fill = [&](const std::string& part, const auto& value_of) {
+    const Checkpoint checkpoint = folder.open();
+    std::vector<TensorEntry> entries;
+    std::vector<at::Tensor> values;
+    for (const auto& [name, entry] : checkpoint.tensors()) {
+      if (name.find(part) == std::string::npos) {
+        entries.push_back(*entry);
+      } else {
+        values.push_back(value_of(entry->shape));
+        entries.push_back(entry_of(name, values.back()));
+      }
+    }
+    write_safetensors(folder.path() / "model.safetensors", entries);
+  };
+  const std::vector<std::int64_t> ids = random_ids(9, 1);
+  const at::Tensor as_made = whole(folder.load(), AttentionPlan::dense(4), ids);
+  fill("e_score_correction_bias", [](const auto& shape) {
+    const at::Tensor correction = at::zeros(shape);
+    correction.narrow(0, 8, 4) += 10;
+    return correction;
+  });
+  const at::Tensor before = whole(folder.load(), AttentionPlan::dense(4), ids);
+  EXPECT_GT(relative_error(before, as_made), 1e-3);
+  fill(".mlp.experts.", [](const auto& shape) { return at::full(shape, NAN); });
   EXPECT_TRUE(at::equal(whole(folder.load(), AttentionPlan::dense(4), ids), before));
 }
 

@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from test_models import SMALL, edit_config, reference_logits, run_loza
-from transformers import AutoModelForCausalLM
+from test_models import SMALL, edit_config, load_model, reference_logits, run_loza
 
 NUM_NEW = 60
 PROMPT = "".join(f"line {n * 7919 % 1000}: the fox of {n} jumps; " for n in range(40))
@@ -22,14 +21,14 @@ def make_model(folder, family):
     """A tiny model with its tokenizer; its random head is no copy of the embedding, which would
     repeat one token for ever."""
     run_loza("make-tiny", folder, "--family", family, "--seed", 3)
-    model = AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=False).float().eval()
+    model = load_model(folder, tie_word_embeddings=False).eval()
     torch.manual_seed(1)
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     model.save_pretrained(folder)
     return model
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v2", "deepseek_v3", "longcat_flash"])
 @pytest.mark.parametrize("streaming", [False, True], ids=["full", "streaming"])
 def test_greedy_tokens_are_transformers(family, streaming, tmp_path):
     folder = tmp_path / "model"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import torch
-from test_models import LOZA, TOLERANCE, loza_logits, random_ids, run_loza
+from test_models import LOZA, TOLERANCE, load_model, loza_logits, random_ids, run_loza
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LENGTH = 300
@@ -20,7 +20,7 @@ def config_of(folder):
 
 def assert_equals_transformers(folder, tmp_path, first_position):
     ids = random_ids(first_position, LENGTH)
-    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    model = load_model(folder).eval()
     with torch.no_grad():
         positions = torch.arange(LENGTH)[None] + first_position
         expected = model(torch.tensor([ids]), position_ids=positions, use_cache=False).logits[0]
@@ -31,7 +31,7 @@ def assert_equals_transformers(folder, tmp_path, first_position):
     return expected
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "deepseek_v2", "deepseek_v3", "longcat_flash"])
 def test_yarn_is_transformers(family, tmp_path):
     run_loza("make-tiny", tmp_path / "model", "--family", family, "--seed", 4)
     original = config_of(tmp_path / "model")["max_position_embeddings"]

@@ -1,42 +1,10 @@
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "loza/model/families/families.h"
 #include "loza/model/families/shared_keys.h"
 
 namespace loza::families {
 namespace {
-
-// YaRN's correction of the softmax temperature, squared: once for q and once for k.
-double softmax_correction(const RopeConfig& rope) {
-  if (!rope.mscale_all_dim || rope.factor <= 1) return 1;
-  const double mscale = 0.1 * *rope.mscale_all_dim * std::log(rope.factor) + 1;
-  return mscale * mscale;
-}
-
-void read_mla(const ConfigReader& config, ModelConfig& model) {
-  model.attention = ModelConfig::Attention::kMla;
-  model.num_key_heads = model.num_heads;
-  if (config.integer_or("num_key_value_heads", model.num_heads, 1, kMaxHeads) != model.num_heads) {
-    config.refuse("num_key_value_heads",
-                  fmt::format("num_attention_heads, {}: latent attention expands every head",
-                              model.num_heads));
-  }
-  model.q_lora_rank = config.integer_or("q_lora_rank", 0, 1, kMaxHidden);
-  model.kv_lora_rank = config.integer("kv_lora_rank", 1, kMaxHidden);
-  model.nope_size = config.integer("qk_nope_head_dim", 1, kMaxHeadSize);
-  model.rope_size = config.integer("qk_rope_head_dim", 2, kMaxHeadSize);
-  model.v_size = config.integer("v_head_dim", 1, kMaxHeadSize);
-  if (model.rope_size % 2 != 0) config.refuse("qk_rope_head_dim", "an even number");
-  if (config.boolean_or("attention_bias", false)) {
-    config.refuse("attention_bias", "false: biases of latent attention are not supported");
-  }
-  model.rope = read_rope(config, model, model.rope_size);
-  model.rope.interleaved = config.boolean_or("rope_interleave", true);
-  model.softmax_scale =
-      softmax_correction(model.rope) / std::sqrt(static_cast<double>(model.qk_size()));
-}
 
 // What both routers need. Nothing when every layer is dense.
 std::optional<MoeConfig> read_experts(const ConfigReader& config, const ModelConfig& model) {

@@ -18,8 +18,12 @@ struct TensorNames {
   std::string attention_norm = "model.layers.{0}.input_layernorm.weight";
   std::string feed_forward = "model.layers.{0}.mlp";
   std::string feed_forward_norm = "model.layers.{0}.post_attention_layernorm.weight";
+  std::string experts;                 // where a layer has them beside its dense feed-forwards
+  std::string router = "gate.weight";  // after the experts' own name
+  std::string router_correction = "gate.e_score_correction_bias";
   std::string final_norm = "model.norm.weight";
   std::string head = "lm_head.weight";
+  std::string unneeded;  // what begins so drafts tokens; empty: nothing
 };
 
 struct Family {
@@ -32,11 +36,16 @@ const std::vector<Family>& registry();
 // REQUIRES: read_model_config gave the name.
 const Family& family_of(const ModelConfig& config);
 
+// Whether the tensor of that name scales what a norm has normed.
+bool is_norm(const std::string& name);
+
 ModelConfig read_llama(const ConfigReader& config);
 ModelConfig read_mistral(const ConfigReader& config);
 ModelConfig read_qwen2(const ConfigReader& config);
 ModelConfig read_qwen3(const ConfigReader& config);
 ModelConfig read_deepseek_v2(const ConfigReader& config);
 ModelConfig read_deepseek_v3(const ConfigReader& config);
+ModelConfig read_longcat_flash(const ConfigReader& config);
+TensorNames longcat_flash_names();
 
 }  // namespace loza::families

@@ -5,8 +5,13 @@ namespace loza::families {
 
 const std::vector<Family>& registry() {
   static const std::vector<Family> rows = {
-      {"llama", read_llama}, {"mistral", read_mistral},         {"qwen2", read_qwen2},
-      {"qwen3", read_qwen3}, {"deepseek_v2", read_deepseek_v2}, {"deepseek_v3", read_deepseek_v3},
+      {"llama", read_llama},
+      {"mistral", read_mistral},
+      {"qwen2", read_qwen2},
+      {"qwen3", read_qwen3},
+      {"deepseek_v2", read_deepseek_v2},
+      {"deepseek_v3", read_deepseek_v3},
+      {"longcat_flash", read_longcat_flash, longcat_flash_names()},
   };
   return rows;
 }
@@ -18,5 +23,7 @@ const Family& family_of(const ModelConfig& config) {
   LOZA_CHECK(false, config.family);
   return registry().front();
 }
+
+bool is_norm(const std::string& name) { return name.find("norm.") != std::string::npos; }
 
 }  // namespace loza::families

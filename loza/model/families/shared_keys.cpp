@@ -66,15 +66,23 @@ void read_yarn(const ConfigReader& scaling, RopeConfig& rope) {
   if (rope.theta == 1) scaling.refuse("rope_theta", "more than 1 with yarn");
 }
 
+// YaRN's correction of the softmax temperature, squared: once for q and once for k.
+double softmax_correction(const RopeConfig& rope) {
+  if (!rope.mscale_all_dim || rope.factor <= 1) return 1;
+  const double mscale = 0.1 * *rope.mscale_all_dim * std::log(rope.factor) + 1;
+  return mscale * mscale;
+}
+
 }  // namespace
 
-ModelConfig read_decoder(const ConfigReader& config, const std::string& family) {
+ModelConfig read_decoder(const ConfigReader& config, const std::string& family,
+                         const std::string& layers_key, const std::string& intermediate_key) {
   ModelConfig model;
   model.family = family;
   model.vocab_size = config.integer("vocab_size", 1, kMaxVocab);
   model.hidden_size = config.integer("hidden_size", 1, kMaxHidden);
-  model.num_layers = config.integer("num_hidden_layers", 1, kMaxLayers);
-  model.intermediate_size = config.integer("intermediate_size", 1, kMaxHidden);
+  model.num_layers = config.integer(layers_key, 1, kMaxLayers);
+  model.intermediate_size = config.integer(intermediate_key, 1, kMaxHidden);
   model.max_position = config.integer("max_position_embeddings", 1, kMaxPosition);
   model.norm_eps = config.number("rms_norm_eps", 0, 1);
   model.tied_embeddings = config.boolean_or("tie_word_embeddings", false);
@@ -111,11 +119,35 @@ void read_gqa(const ConfigReader& config, ModelConfig& model) {
   model.softmax_scale = 1 / std::sqrt(static_cast<double>(model.head_size));
 }
 
-RopeConfig read_rope(const ConfigReader& config, const ModelConfig& model, std::int64_t size) {
+void read_mla(const ConfigReader& config, ModelConfig& model, double default_theta) {
+  model.attention = ModelConfig::Attention::kMla;
+  model.num_key_heads = model.num_heads;
+  if (config.integer_or("num_key_value_heads", model.num_heads, 1, kMaxHeads) != model.num_heads) {
+    config.refuse("num_key_value_heads",
+                  fmt::format("num_attention_heads, {}: latent attention expands every head",
+                              model.num_heads));
+  }
+  model.q_lora_rank = config.integer_or("q_lora_rank", 0, 1, kMaxHidden);
+  model.kv_lora_rank = config.integer("kv_lora_rank", 1, kMaxHidden);
+  model.nope_size = config.integer("qk_nope_head_dim", 1, kMaxHeadSize);
+  model.rope_size = config.integer("qk_rope_head_dim", 2, kMaxHeadSize);
+  model.v_size = config.integer("v_head_dim", 1, kMaxHeadSize);
+  if (model.rope_size % 2 != 0) config.refuse("qk_rope_head_dim", "an even number");
+  if (config.boolean_or("attention_bias", false)) {
+    config.refuse("attention_bias", "false: biases of latent attention are not supported");
+  }
+  model.rope = read_rope(config, model, model.rope_size, default_theta);
+  model.rope.interleaved = config.boolean_or("rope_interleave", true);
+  model.softmax_scale =
+      softmax_correction(model.rope) / std::sqrt(static_cast<double>(model.qk_size()));
+}
+
+RopeConfig read_rope(const ConfigReader& config, const ModelConfig& model, std::int64_t size,
+                     double default_theta) {
   constexpr double kMinTheta = 1, kMaxTheta = 1e15;
   RopeConfig rope;
   rope.size = size;
-  rope.theta = config.number_or("rope_theta", rope.theta, kMinTheta, kMaxTheta);
+  rope.theta = config.number_or("rope_theta", default_theta, kMinTheta, kMaxTheta);
   refuse_partial_rotation(config);
   const std::optional<ConfigReader> scaling = scaling_object(config);
   if (!scaling) return rope;

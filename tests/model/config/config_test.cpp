@@ -19,6 +19,7 @@ namespace {
 using testing::gqa_config;
 using testing::HostileSuite;
 using testing::llama3;
+using testing::longcat_config;
 using testing::mla_config;
 using testing::yarn;
 
@@ -76,6 +77,29 @@ TEST(Config, ReadsDeepSeek) {
   json["first_k_dense_replace"] = 0;
   json["n_routed_experts"] = nullptr;
   EXPECT_FALSE(read_model_config(json, "").moe.has_value());
+}
+
+TEST(Config, ReadsLongCatFlash) {
+  Json json = longcat_config();
+  json.erase("rope_theta");
+  json["num_hidden_layers"] = 8;  // as transformers counts modules; not read
+  const ModelConfig config = read_model_config(json, "");
+  EXPECT_EQ(config.num_layers, 4);
+  EXPECT_EQ(config.num_modules(), 8);
+  EXPECT_EQ(config.intermediate_size, 160);
+  EXPECT_EQ(config.rope.theta, 1e7);
+  EXPECT_DOUBLE_EQ(config.softmax_scale, std::sqrt(64.0 / 24) / std::sqrt(24.0));
+  EXPECT_DOUBLE_EQ(config.latent_scale, std::sqrt(64.0 / 32));
+  ASSERT_TRUE(config.moe.has_value());
+  EXPECT_TRUE(config.moe->beside_dense);
+  EXPECT_FALSE(config.moe->normalise);
+  EXPECT_EQ(config.moe->num_choices(), 12);
+  EXPECT_EQ(config.moe->scoring, MoeConfig::Scoring::kSoftmax);
+  EXPECT_EQ(read_model_config(mla_config("deepseek_v3"), "").latent_scale, 1);
+  json["moe_topk"] = 12;
+  EXPECT_NO_THROW(read_model_config(json, ""));
+  json["zero_expert_num"] = nullptr;
+  EXPECT_THROW(read_model_config(json, ""), Error);
 }
 
 TEST(Config, BothSpellingsOfRopeScalingAgree) {
@@ -232,6 +256,32 @@ TEST(HostileConfig, EveryFieldOfEveryFamily) {
   v3.push_back({"num_nextn_predict_layers", also(kOptional, {"0"})});
   expect_every_field_checked(suite, "deepseek_v2", mla_config("deepseek_v2"), v2, read);
   expect_every_field_checked(suite, "deepseek_v3", mla_config("deepseek_v3"), v3, read);
+
+  std::vector<Field> longcat = {
+      {"vocab_size"},
+      {"hidden_size"},
+      {"num_layers"},
+      {"ffn_hidden_size"},
+      {"max_position_embeddings"},
+      {"rope_theta", kOptional},
+      {"num_key_value_heads", kOptional},
+      {"q_lora_rank"},
+      {"attention_bias", kOptional},
+      {"head_dim", kOptional},
+      {"qk_head_dim", kOptional},
+      {"mla_scale_q_lora", kFlag},
+      {"mla_scale_kv_lora", kFlag},
+      {"zero_expert_num", also(kOptional, {"0"})},
+      {"zero_expert_type", kOptional},
+      {"routed_scaling_factor", {"0.5"}},
+      {"router_bias", kOptional},
+      {"norm_topk_prob", kOptional},
+  };
+  for (const char* key : {"kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
+                          "n_routed_experts", "moe_topk", "expert_ffn_hidden_size"}) {
+    longcat.push_back({key});
+  }
+  expect_every_field_checked(suite, "longcat_flash", longcat_config(), longcat, read);
 }
 
 TEST(HostileConfig, EveryFieldOfRopeScaling) {

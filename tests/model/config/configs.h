@@ -35,6 +35,21 @@ inline Json mla_config(const std::string& model_type) {
   return config;
 }
 
+inline Json longcat_config() {
+  Json config = mla_config("longcat_flash");
+  for (const char* key :
+       {"num_hidden_layers", "intermediate_size", "num_experts_per_tok", "moe_intermediate_size",
+        "n_shared_experts", "first_k_dense_replace", "n_group", "topk_group"}) {
+    config.erase(key);
+  }
+  config["num_layers"] = 4;
+  config["ffn_hidden_size"] = 160;
+  config["zero_expert_num"] = 4;
+  config["moe_topk"] = 3;
+  config["expert_ffn_hidden_size"] = 48;
+  return config;
+}
+
 inline Json yarn() {
   return {{"rope_type", "yarn"},
           {"factor", 4.0},
