@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
+    Glm4MoeLiteConfig,
     LlamaConfig,
     LongcatFlashConfig,
     MistralConfig,
@@ -129,6 +130,15 @@ def cases():
         rope_interleave=False,
         rope_parameters=DEEPSEEK_YARN,
     )
+    glm = Glm4MoeLiteConfig(
+        **{key: value for key, value in MLA.items() if key != "first_k_dense_replace"})
+    glm_yarn = Glm4MoeLiteConfig(
+        **dict(MLA, first_k_dense_replace=2),
+        mlp_layer_types=["dense"] * 2 + ["sparse"] * (NUM_LAYERS - 2),
+        n_group=4,
+        topk_group=2,
+        rope_parameters=YARN,
+    )
     longcat = LongcatFlashConfig(**LONGCAT)
     longcat_yarn = LongcatFlashConfig(
         **dict(LONGCAT, n_routed_experts=6, zero_expert_num=0, moe_topk=6),
@@ -162,6 +172,10 @@ def cases():
         case("deepseek_v3", "plain-small", v3, SMALL, decode=True),
         case("deepseek_v3", "halves-yarn", v3_halves),
         case("deepseek_v3", "halves-yarn-released", v3_halves, RELEASED, decode=True),
+        case("glm4_moe_lite", "plain", glm, decode=True),
+        case("glm4_moe_lite", "plain-small", glm, SMALL, decode=True),
+        case("glm4_moe_lite", "yarn", glm_yarn, old_rope=True),
+        case("glm4_moe_lite", "yarn-released", glm_yarn, RELEASED, decode=True),
         case("longcat_flash", "plain", longcat, decode=True),
         case("longcat_flash", "plain-small", longcat, SMALL, decode=True),
         case("longcat_flash", "yarn", longcat_yarn, old_rope=True),

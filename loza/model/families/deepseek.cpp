@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "loza/model/families/families.h"
 #include "loza/model/families/shared_keys.h"
 
@@ -34,6 +36,50 @@ void read_groups(const ConfigReader& config, MoeConfig& moe) {
   }
 }
 
+// DeepSeek-V3's layers: experts are chosen by sigmoid and correction, group by group.
+ModelConfig read_corrected_experts(const ConfigReader& config, const std::string& family) {
+  ModelConfig model = read_decoder(config, family);
+  read_mla(config, model);
+  model.num_draft_layers = config.integer_or("num_nextn_predict_layers", 0, 0, kMaxLayers);
+  model.moe = read_experts(config, model);
+  if (!model.moe) return model;
+  config.choice_or("scoring_func", "sigmoid", {"sigmoid"});
+  config.choice_or("topk_method", "noaux_tc", {"noaux_tc"});
+  model.moe->scoring = MoeConfig::Scoring::kSigmoid;
+  model.moe->top_k = MoeConfig::TopK::kNoAuxTc;
+  model.moe->normalise = config.boolean_or("norm_topk_prob", true);
+  read_groups(config, *model.moe);
+  if (model.moe->num_experts / model.moe->num_groups < 2) {
+    config.refuse("n_group", "groups of at least two experts: the two best ones rank a group");
+  }
+  return model;
+}
+
+// transformers asks mlp_layer_types which layers are dense, by default the first; the checkpoint's
+// authors ask first_k_dense_replace.
+void read_layer_types(const ConfigReader& config, ModelConfig& model) {
+  std::int64_t num_dense = 1;
+  if (const Json* types = config.find("mlp_layer_types")) {
+    const auto is = [](const char* kind) { return [kind](const Json& t) { return t == kind; }; };
+    const bool is_list =
+        types->is_array() && types->size() == static_cast<std::size_t>(model.num_layers);
+    const auto first_sparse =
+        is_list ? std::find_if(types->begin(), types->end(), is("sparse")) : types->end();
+    if (!is_list || !std::all_of(types->begin(), first_sparse, is("dense")) ||
+        !std::all_of(first_sparse, types->end(), is("sparse"))) {
+      config.refuse(
+          "mlp_layer_types",
+          fmt::format("\"dense\" for the first of {} layers, then \"sparse\"", model.num_layers));
+    }
+    num_dense = first_sparse - types->begin();
+  }
+  if (config.integer_or("first_k_dense_replace", num_dense, 0, kMaxLayers) != num_dense) {
+    config.refuse("first_k_dense_replace",
+                  fmt::format("{}, as mlp_layer_types or its default say", num_dense));
+  }
+  model.moe->first_moe_layer = num_dense;
+}
+
 }  // namespace
 
 ModelConfig read_deepseek_v2(const ConfigReader& config) {
@@ -56,20 +102,14 @@ ModelConfig read_deepseek_v2(const ConfigReader& config) {
 }
 
 ModelConfig read_deepseek_v3(const ConfigReader& config) {
-  ModelConfig model = read_decoder(config, "deepseek_v3");
-  read_mla(config, model);
-  model.num_draft_layers = config.integer_or("num_nextn_predict_layers", 0, 0, kMaxLayers);
-  model.moe = read_experts(config, model);
-  if (!model.moe) return model;
-  config.choice_or("scoring_func", "sigmoid", {"sigmoid"});
-  config.choice_or("topk_method", "noaux_tc", {"noaux_tc"});
-  model.moe->scoring = MoeConfig::Scoring::kSigmoid;
-  model.moe->top_k = MoeConfig::TopK::kNoAuxTc;
-  model.moe->normalise = config.boolean_or("norm_topk_prob", true);
-  read_groups(config, *model.moe);
-  if (model.moe->num_experts / model.moe->num_groups < 2) {
-    config.refuse("n_group", "groups of at least two experts: the two best ones rank a group");
-  }
+  return read_corrected_experts(config, "deepseek_v3");
+}
+
+ModelConfig read_glm4_moe_lite(const ConfigReader& config) {
+  ModelConfig model = read_corrected_experts(config, "glm4_moe_lite");
+  if (!model.moe) config.refuse("n_routed_experts", "experts in every layer but the first ones");
+  if (model.moe->moe_layer_freq != 1) config.refuse("moe_layer_freq", "1");
+  read_layer_types(config, model);
   return model;
 }
 

@@ -45,6 +45,7 @@ ModelConfig read_qwen2(const ConfigReader& config);
 ModelConfig read_qwen3(const ConfigReader& config);
 ModelConfig read_deepseek_v2(const ConfigReader& config);
 ModelConfig read_deepseek_v3(const ConfigReader& config);
+ModelConfig read_glm4_moe_lite(const ConfigReader& config);  // GLM-4.7-Flash: as DeepSeek-V3
 ModelConfig read_longcat_flash(const ConfigReader& config);
 TensorNames longcat_flash_names();
 

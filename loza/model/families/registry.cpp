@@ -11,6 +11,7 @@ const std::vector<Family>& registry() {
       {"qwen3", read_qwen3},
       {"deepseek_v2", read_deepseek_v2},
       {"deepseek_v3", read_deepseek_v3},
+      {"glm4_moe_lite", read_glm4_moe_lite},
       {"longcat_flash", read_longcat_flash, longcat_flash_names()},
   };
   return rows;

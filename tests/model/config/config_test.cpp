@@ -79,6 +79,38 @@ TEST(Config, ReadsDeepSeek) {
   EXPECT_FALSE(read_model_config(json, "").moe.has_value());
 }
 
+TEST(Config, ReadsGlmFlash) {
+  Json json = mla_config("glm4_moe_lite");
+  const ModelConfig config = read_model_config(json, "");
+  EXPECT_EQ(config.moe->first_moe_layer, 1);
+  EXPECT_EQ(config.moe->top_k, MoeConfig::TopK::kNoAuxTc);
+  const auto refuses = [&](const std::string& key) {
+    try {
+      read_model_config(json, "");
+      ADD_FAILURE() << key << " was taken";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("'" + key + "'"), std::string::npos) << e.what();
+    }
+  };
+  json["first_k_dense_replace"] = 2;
+  refuses("first_k_dense_replace");
+  json["mlp_layer_types"] = {"dense", "dense", "sparse", "sparse"};
+  EXPECT_EQ(read_model_config(json, "").moe->first_moe_layer, 2);
+  json["mlp_layer_types"] = {"dense", "sparse", "dense", "sparse"};
+  refuses("mlp_layer_types");
+  json["mlp_layer_types"] = {"dense", "sparse"};
+  refuses("mlp_layer_types");
+  json["mlp_layer_types"] = "dense";
+  refuses("mlp_layer_types");
+  json["mlp_layer_types"] = nullptr;
+  json["first_k_dense_replace"] = 1;
+  json["moe_layer_freq"] = 2;
+  refuses("moe_layer_freq");
+  json["moe_layer_freq"] = 1;
+  json["n_routed_experts"] = nullptr;
+  refuses("n_routed_experts");
+}
+
 TEST(Config, ReadsLongCatFlash) {
   Json json = longcat_config();
   json.erase("rope_theta");
@@ -256,6 +288,13 @@ TEST(HostileConfig, EveryFieldOfEveryFamily) {
   v3.push_back({"num_nextn_predict_layers", also(kOptional, {"0"})});
   expect_every_field_checked(suite, "deepseek_v2", mla_config("deepseek_v2"), v2, read);
   expect_every_field_checked(suite, "deepseek_v3", mla_config("deepseek_v3"), v3, read);
+
+  expect_every_field_checked(suite, "glm4_moe_lite", mla_config("glm4_moe_lite"),
+                             {{"mlp_layer_types", kOptional},
+                              {"first_k_dense_replace", kOptional},
+                              {"moe_layer_freq", kOptional},
+                              {"n_routed_experts"}},
+                             read);
 
   std::vector<Field> longcat = {
       {"vocab_size"},
