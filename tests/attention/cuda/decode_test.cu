@@ -309,6 +309,39 @@ TEST(CudaDecode, RefusalsNameWhatIsMissing) {
   EXPECT_EQ(decode(problem.params(), {17, 1}, nullptr, 0, nullptr).code, StatusCode::kBadArgument);
 }
 
+// Needs no GPU.
+TEST(CudaDecode, ClustersThatCannotBeMergedAreRefused) {
+  alignas(16) static std::uint8_t memory[16];
+  static const std::int32_t table[1] = {0};
+  static const std::int64_t lengths[1] = {1};
+  DecodeParams params;
+  params.num_sequences = params.q_len = params.num_key_heads = 1;
+  params.qk_size = 576;
+  params.v_size = 512;
+  params.q = {memory, 128 * 576, 576};
+  params.out = {memory, 128 * 512, 512};
+  params.kv.pages = memory;
+  params.kv.dtype = DType::kBF16;
+  params.kv.page_len = 64;
+  params.kv.row_stride = params.kv.k_head_stride = 576;
+  params.kv.page_stride = 64 * 576;
+  params.kv.page_table = table;
+  params.kv.table_stride = 1;
+  params.kv.lengths = lengths;
+  for (const std::int64_t heads : {8, 32, 33, 64, 128}) {
+    params.num_heads = heads;
+    ASSERT_TRUE(check(params).ok()) << check(params).message;
+    for (int size = -1; size <= 33; ++size) {
+      const bool is_merged = size >= 1 && (heads <= 32 ? size <= 16 : size <= 5 || size == 8);
+      EXPECT_EQ(merges_cluster(params, size), is_merged) << heads << " heads, " << size;
+      if (is_merged) continue;
+      const Status status = decode(params, {size, 1}, nullptr, 0, nullptr);
+      EXPECT_EQ(status.code, StatusCode::kBadArgument);
+      EXPECT_NE(std::string(status.message).find("plan_decode"), std::string::npos);
+    }
+  }
+}
+
 TEST(CudaDecode, NoSequences) {
   DecodeShape shape;
   DecodeCase problem(shape);
