@@ -350,6 +350,16 @@ TEST_P(Families, Bf16StaysNearFp32) {
   EXPECT_TRUE(paged.isfinite().all().item<bool>());
 }
 
+// Rewrites the folder's weights as `change` leaves their list.
+void change_tensors(const TinyFolder& folder,
+                    const std::function<void(std::vector<TensorEntry>&)>& change) {
+  const Checkpoint checkpoint = folder.open();
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, entry] : checkpoint.tensors()) entries.push_back(*entry);
+  change(entries);
+  write_safetensors(folder.path() / "model.safetensors", entries);
+}
+
 TEST(Transformer, RefusesFoldersThatDoNotFit) {
   testing::HostileSuite suite("model folders");
   const auto refuse = [&](const std::string& title, const std::string& family,
@@ -386,14 +396,12 @@ TEST(Transformer, RefusesFoldersThatDoNotFit) {
   refuse("fewer experts", "longcat_flash", "classifier.weight", set("n_routed_experts", 7));
   refuse("more layers of two modules", "longcat_flash", "model.layers.2.", set("num_layers", 3));
   refuse("a tensor of integers", "llama", "dtype", [](const TinyFolder& folder) {
-    const Checkpoint checkpoint = folder.open();
     const at::Tensor integers = at::zeros({64}, at::kInt);
-    std::vector<TensorEntry> entries;
-    for (const auto& [name, entry] : checkpoint.tensors()) entries.push_back(*entry);
-    for (TensorEntry& entry : entries) {
-      if (entry.name == "model.norm.weight") entry = entry_of(entry.name, integers);
-    }
-    write_safetensors(folder.path() / "model.safetensors", entries);
+    change_tensors(folder, [&](std::vector<TensorEntry>& entries) {
+      for (TensorEntry& entry : entries) {
+        if (entry.name == "model.norm.weight") entry = entry_of(entry.name, integers);
+      }
+    });
   });
 }
 
@@ -404,28 +412,22 @@ TEST(Transformer, DraftLayersAndStoredFrequenciesAreLeftOut) {
   folder.set_config(config);
   const std::vector<std::int64_t> ids = random_ids(9, 1);
   const at::Tensor before = whole(folder.load(), AttentionPlan::dense(4), ids);
-  {
-    const Checkpoint checkpoint = folder.open();
-    const at::Tensor draft = at::zeros({64, 64}), frequencies = at::zeros({4});
-    std::vector<TensorEntry> entries;
-    for (const auto& [name, entry] : checkpoint.tensors()) entries.push_back(*entry);
+  const at::Tensor draft = at::zeros({64, 64}), frequencies = at::zeros({4});
+  change_tensors(folder, [&](std::vector<TensorEntry>& entries) {
     entries.push_back(entry_of("model.layers.4.eh_proj.weight", draft));
     entries.push_back(entry_of("model.layers.0.self_attn.rotary_emb.inv_freq", frequencies));
-    write_safetensors(folder.path() / "model.safetensors", entries);
-  }
+  });
   EXPECT_TRUE(at::equal(whole(folder.load(), AttentionPlan::dense(4), ids), before));
 }
 
 // LongCat-Flash's draft layers, and what transformers writes for experts without weights.
 TEST(Transformer, ZeroExpertsHaveNoWeights) {
   const TinyFolder folder("longcat_flash");
+  const at::Tensor extra = at::zeros({48, 64});
   const auto save_with = [&](const std::vector<std::string>& names) {
-    const Checkpoint checkpoint = folder.open();
-    const at::Tensor extra = at::zeros({48, 64});
-    std::vector<TensorEntry> entries;
-    for (const auto& [name, entry] : checkpoint.tensors()) entries.push_back(*entry);
-    for (const std::string& name : names) entries.push_back(entry_of(name, extra));
-    write_safetensors(folder.path() / "model.safetensors", entries);
+    change_tensors(folder, [&](std::vector<TensorEntry>& entries) {
+      for (const std::string& name : names) entries.push_back(entry_of(name, extra));
+    });
   };
   const std::vector<std::int64_t> ids = random_ids(9, 1);
   const at::Tensor before = whole(folder.load(), AttentionPlan::dense(4), ids);
@@ -440,18 +442,14 @@ TEST(Transformer, ZeroExpertsHaveNoWeights) {
 TEST(Transformer, TokensMayVisitZeroExpertsAlone) {
   const TinyFolder folder("longcat_flash");
   const auto fill = [&](const std::string& part, const auto& value_of) {
-    const Checkpoint checkpoint = folder.open();
-    std::vector<TensorEntry> entries;
     std::vector<at::Tensor> values;
-    for (const auto& [name, entry] : checkpoint.tensors()) {
-      if (name.find(part) == std::string::npos) {
-        entries.push_back(*entry);
-      } else {
-        values.push_back(value_of(entry->shape));
-        entries.push_back(entry_of(name, values.back()));
+    change_tensors(folder, [&](std::vector<TensorEntry>& entries) {
+      for (TensorEntry& entry : entries) {
+        if (entry.name.find(part) == std::string::npos) continue;
+        values.push_back(value_of(entry.shape));
+        entry = entry_of(entry.name, values.back());
       }
-    }
-    write_safetensors(folder.path() / "model.safetensors", entries);
+    });
   };
   const std::vector<std::int64_t> ids = random_ids(9, 1);
   const at::Tensor as_made = whole(folder.load(), AttentionPlan::dense(4), ids);
