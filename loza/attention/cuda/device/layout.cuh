@@ -47,8 +47,7 @@ struct Descriptor {
 //
 // The products take descriptors from uniform registers. The shuffle tells the compiler that this
 // one is uniform, so that it also computes those of the operands further on there: else each
-// product waits for its descriptor to be brought over from ordinary registers, which takes longer
-// than a narrow product.
+// product is preceded by up to eleven instructions that bring its descriptors over.
 __device__ __forceinline__ Descriptor sub_tile_descriptor(std::uint32_t address,
                                                           int next_sub_tile = 16) {
   const std::uint32_t low =
